@@ -1,0 +1,3 @@
+"""Transfer learning from all layers of a frozen network."""
+
+__version__ = "0.1.0"

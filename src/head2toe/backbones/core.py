@@ -1,0 +1,1 @@
+"""`Backbone`: a frozen network with its taps, preprocessing and fingerprint."""

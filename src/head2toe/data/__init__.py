@@ -1,0 +1,1 @@
+"""Labelled inputs: where rows come from and what a task is."""

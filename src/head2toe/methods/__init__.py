@@ -1,0 +1,1 @@
+"""The paper's methods: settings and `fit(backbone, task, store) -> Head`."""

@@ -1,0 +1,1 @@
+"""Softmax regression on plain matrices: features, labels and strengths, nothing else."""

@@ -1,0 +1,66 @@
+"""A matrix of features in tap blocks: what the store gives and the methods take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from head2toe.errors import FeatureError
+from head2toe.taps import PooledTap
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureTable:
+    """Features of n inputs, one block (n, length) per pooled tap, never concatenated unless asked.
+
+    `ids` are the rows' stable ids; `taps` and `blocks` go together. Feature j of the whole table is column
+    j - offsets[l] of block l.
+    """
+
+    ids: tuple[str, ...]
+    taps: tuple[PooledTap, ...]
+    blocks: tuple[np.ndarray, ...]
+
+    def __post_init__(self) -> None:
+        for tap, block in zip(self.taps, self.blocks, strict=True):
+            if block.shape != (len(self.ids), tap.length):
+                raise FeatureError(
+                    f"table: block '{tap.name}' should be {(len(self.ids), tap.length)}, got {block.shape}"
+                )
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.ids)
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """Where each block starts, and at the end the number of features: (L + 1,) int64."""
+        return np.concatenate(([0], np.cumsum([tap.length for tap in self.taps]))).astype(np.int64)
+
+    @property
+    def n_features(self) -> int:
+        return int(self.offsets[-1])
+
+    def rows(self, index: np.ndarray) -> FeatureTable:
+        """The rows `index` (m,), in that order."""
+        ids = tuple(self.ids[i] for i in np.arange(self.n_rows)[index])
+        return replace(self, ids=ids, blocks=tuple(block[index] for block in self.blocks))
+
+    def only(self, names: Sequence[str]) -> FeatureTable:
+        """The taps called `names`, in the table's order."""
+        unknown = set(names) - {tap.name for tap in self.taps}
+        if unknown:
+            raise FeatureError(f"table: no tap is called {sorted(unknown)}; it has {[tap.name for tap in self.taps]}")
+        keep = [i for i, tap in enumerate(self.taps) if tap.name in names]
+        return replace(
+            self, taps=tuple(self.taps[i] for i in keep), blocks=tuple(self.blocks[i] for i in keep)
+        )
+
+    def columns(self, mask: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Per block the columns kept by `mask` (F,) bool: int64 indices within the block."""
+        if mask.shape != (self.n_features,):
+            raise FeatureError(f"table: a mask of {self.n_features} features is needed, got shape {mask.shape}")
+        offsets = self.offsets
+        return tuple(np.flatnonzero(mask[a:b]) for a, b in zip(offsets[:-1], offsets[1:], strict=True))

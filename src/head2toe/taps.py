@@ -1,0 +1,186 @@
+"""What is read from a network, and how it becomes a vector of known length.
+
+A `Tap` names one intermediate output. A `Pool` is the aggregation a(.) of equation (2): it plans the length of every
+pooled tap before any batch runs, then applies exactly that plan.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from head2toe.errors import FeatureError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Layout = Literal["NC", "NCHW", "NHWC", "NLC"]
+Rule = Literal["paper", "grid"]
+ClassToken = Literal["normal", "only_cls", "nopool_cls"]
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A named intermediate output of a network.
+
+    `shape` is one image's output without the batch axis, in the order of `layout`; the first `prefix_tokens` tokens of
+    an `NLC` output are class or register tokens.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    layout: Layout
+    prefix_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.shape) != len(self.layout) - 1:
+            raise FeatureError(f"tap '{self.name}': layout {self.layout} does not fit the shape {self.shape}")
+
+    @property
+    def channels(self) -> int:
+        return self.shape[self.layout.index("C") - 1]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The aggregation of one tap to about `target_size` numbers, in float32; 0 means the global mean.
+
+    rule="paper" repeats the published integer windows: with g = floor(sqrt(floor(target_size / channels))) cells a
+    side, window and stride are floor(W / g), so that the result can exceed the target size and edges can be left out.
+    rule="grid" averages exactly g x g cells that cover the whole map, g bounded by the map's own size.
+
+    >>> Pool(512).length(Tap("stem", (32, 112, 112), "NCHW"))
+    512
+    """
+
+    target_size: int = 512
+    rule: Rule = "paper"
+    class_token: ClassToken = "normal"
+
+    def __post_init__(self) -> None:
+        if self.target_size < 0:
+            raise FeatureError(f"Pool: target_size must be 0 (global mean) or positive, got {self.target_size}")
+
+    def length(self, tap: Tap) -> int:
+        """How many numbers one image's output of `tap` becomes."""
+        if tap.layout == "NC":
+            return tap.shape[0]
+        if tap.layout == "NLC":
+            whole, pooled = self._token_split(tap)
+            return (whole + self._token_cells(pooled, tap.channels)) * tap.channels
+        rows, columns = self._map_cells(*_height_width(tap), tap.channels)
+        return rows * columns * tap.channels
+
+    def __call__(self, output: Tensor, tap: Tap, mask: Tensor | None = None) -> Tensor:
+        """Pool a batch of outputs (n, *tap.shape) to (n, length) float32; `mask` (n, L) marks the real tokens.
+
+        Cells come first and channels last, as in the published flattening. Masked tokens do not enter a mean; a mask
+        needs one cell per sentence, because windows over padding would mean something else in every row.
+        """
+        if tap.layout == "NC":
+            return output.float()
+        if tap.layout == "NLC":
+            return self._tokens(output, tap, mask)
+        image = output.permute(0, 3, 1, 2) if tap.layout == "NHWC" else output
+        return self._map(image, tap)
+
+    def _map(self, image: Tensor, tap: Tap) -> Tensor:
+        from torch.nn import functional
+
+        height, width = _height_width(tap)
+        rows, columns = self._map_cells(height, width, tap.channels)
+        if rows == columns == 1 and self._map_window(height, width, tap.channels) is None:
+            return image.float().mean((2, 3))
+        if self.rule == "grid":
+            cells = functional.adaptive_avg_pool2d(image.float(), (rows, columns))
+        else:
+            window = self._map_window(height, width, tap.channels)
+            assert window is not None
+            cells = functional.avg_pool2d(image.float(), window, window)
+        return cells.permute(0, 2, 3, 1).flatten(1)
+
+    def _map_window(self, height: int, width: int, channels: int) -> tuple[int, int] | None:
+        """The published window (rows, columns); None means the global mean, also where it would be empty."""
+        if self.target_size == 0 or channels >= self.target_size:
+            return None
+        window = width // math.isqrt(self.target_size // channels)
+        return (min(window, height), window) if window else None
+
+    def _map_cells(self, height: int, width: int, channels: int) -> tuple[int, int]:
+        if self.rule == "grid":
+            if self.target_size == 0 or channels >= self.target_size:
+                return 1, 1
+            side = math.isqrt(self.target_size // channels)
+            return min(side, height), min(side, width)
+        window = self._map_window(height, width, channels)
+        return (height // window[0], width // window[1]) if window else (1, 1)
+
+    def _tokens(self, output: Tensor, tap: Tap, mask: Tensor | None) -> Tensor:
+        import torch
+        from torch.nn import functional
+
+        whole, length = self._token_split(tap)
+        head, rest = output[:, :whole].float().flatten(1), output[:, tap.shape[0] - length :].float()
+        if length == 0:
+            return head
+        cells = self._token_cells(length, tap.channels)
+        if mask is not None:
+            if cells > 1:
+                raise FeatureError(f"tap '{tap.name}': tokens with padding pool to one mean; use target_size=0")
+            weight = mask[:, tap.shape[0] - length :, None].float()
+            pooled = (rest * weight).sum(1) / weight.sum(1).clamp_min(1.0)
+        elif cells == 1:
+            pooled = rest.mean(1) if self._token_window(length, tap.channels) is None else self._windowed(rest, tap)
+        elif self.rule == "grid":
+            pooled = functional.adaptive_avg_pool1d(rest.transpose(1, 2), cells).transpose(1, 2).flatten(1)
+        else:
+            pooled = self._windowed(rest, tap)
+        return torch.cat((head, pooled), 1)
+
+    def _windowed(self, rest: Tensor, tap: Tap) -> Tensor:
+        from torch.nn import functional
+
+        window = self._token_window(rest.shape[1], tap.channels)
+        assert window is not None
+        return functional.avg_pool1d(rest.transpose(1, 2), window, window).transpose(1, 2).flatten(1)
+
+    def _token_split(self, tap: Tap) -> tuple[int, int]:
+        """(tokens kept whole, tokens pooled)."""
+        length, prefix = tap.shape[0], tap.prefix_tokens
+        if prefix == 0 or self.class_token == "normal":
+            return 0, length
+        return (1, 0) if self.class_token == "only_cls" else (1, length - prefix)
+
+    def _token_window(self, length: int, channels: int) -> int | None:
+        if self.rule == "grid" or self.target_size == 0 or channels >= self.target_size:
+            return None
+        return length // (self.target_size // channels) or None
+
+    def _token_cells(self, length: int, channels: int) -> int:
+        if length == 0:
+            return 0
+        if self.rule == "grid":
+            return max(1, min(length, self.target_size // channels))
+        window = self._token_window(length, channels)
+        return length // window if window else 1
+
+
+@dataclass(frozen=True)
+class PooledTap:
+    """One block of features: a tap and the aggregation applied to it."""
+
+    tap: Tap
+    pool: Pool
+
+    @property
+    def name(self) -> str:
+        return self.tap.name
+
+    @property
+    def length(self) -> int:
+        return self.pool.length(self.tap)
+
+
+def _height_width(tap: Tap) -> tuple[int, int]:
+    return (tap.shape[1], tap.shape[2]) if tap.layout == "NCHW" else (tap.shape[0], tap.shape[1])

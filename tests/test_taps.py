@@ -1,0 +1,94 @@
+import math
+
+import pytest
+import torch
+from head2toe.errors import FeatureError
+from head2toe.taps import Pool, Tap
+from hypothesis import given
+from hypothesis import strategies as st
+
+sizes = st.integers(1, 40)
+
+
+def ramp(*shape: int) -> torch.Tensor:
+    return torch.arange(math.prod(shape), dtype=torch.float32).reshape(shape)
+
+
+@given(sizes, sizes, sizes, st.integers(0, 3000), st.sampled_from(["paper", "grid"]), st.booleans())
+def test_map_length_is_planned_exactly(channels, height, width, target, rule, channels_last):
+    tap = Tap("t", (height, width, channels), "NHWC") if channels_last else Tap("t", (channels, height, width), "NCHW")
+    pool = Pool(target, rule)
+    out = pool(ramp(2, *tap.shape), tap)
+    assert out.shape == (2, pool.length(tap))
+    assert out.dtype == torch.float32
+    assert torch.isfinite(out).all()
+
+
+@given(
+    st.integers(1, 60), st.integers(1, 40), st.integers(0, 3), st.integers(0, 3000), st.sampled_from(["paper", "grid"]),
+    st.sampled_from(["normal", "only_cls", "nopool_cls"]),
+)  # fmt: skip
+def test_token_length_is_planned_exactly(length, channels, prefix, target, rule, class_token):
+    tap = Tap("t", (length + prefix, channels), "NLC", prefix)
+    pool = Pool(target, rule, class_token)
+    out = pool(ramp(2, *tap.shape), tap)
+    assert out.shape == (2, pool.length(tap))
+    assert torch.isfinite(out).all()
+
+
+def test_published_window_can_exceed_the_target():
+    # method.md: W = 15 and g = 4 give windows of 3 and 5 x 5 cells
+    tap = Tap("t", (32, 15, 15), "NCHW")
+    assert Pool(512).length(tap) == 25 * 32
+    assert Pool(512, "grid").length(tap) == 16 * 32
+
+
+def test_paper_map_matches_an_explicit_loop():
+    tap = Tap("t", (3, 7, 7), "NCHW")
+    x = ramp(1, 3, 7, 7)
+    out = Pool(27)(x, tap).reshape(3, 3, 3)  # g = 3, window 2, 3 x 3 cells
+    for row in range(3):
+        for column in range(3):
+            cell = x[0, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].mean((1, 2))
+            assert torch.allclose(out[row, column], cell)
+
+
+def test_more_cells_than_pixels_means_the_global_mean():
+    tap = Tap("t", (1, 4, 4), "NCHW")
+    assert Pool(100).length(tap) == 1
+    assert Pool(100, "grid").length(tap) == 16
+
+
+def test_layouts_agree():
+    x = ramp(2, 6, 12, 12)
+    a = Pool(100)(x, Tap("t", (6, 12, 12), "NCHW"))
+    b = Pool(100)(x.permute(0, 2, 3, 1), Tap("t", (12, 12, 6), "NHWC"))
+    assert torch.equal(a, b)
+
+
+def test_class_token_rules():
+    tap = Tap("t", (5, 4), "NLC", prefix_tokens=1)
+    x = ramp(1, 5, 4)
+    assert torch.equal(Pool(0, class_token="only_cls")(x, tap), x[:, 0])
+    assert torch.equal(Pool(0)(x, tap), x.mean(1))
+    both = Pool(0, class_token="nopool_cls")(x, tap)
+    assert torch.equal(both, torch.cat((x[:, 0], x[:, 1:].mean(1)), 1))
+
+
+def test_padding_stays_out_of_the_mean():
+    tap = Tap("t", (3, 2), "NLC")
+    x = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [99.0, 99.0]]])
+    out = Pool(0)(x, tap, mask=torch.tensor([[True, True, False]]))
+    assert out.tolist() == [[2.0, 3.0]]
+    with pytest.raises(FeatureError, match="padding"):
+        Pool(6)(x, tap, mask=torch.tensor([[True, True, False]]))
+
+
+def test_float16_maps_are_pooled_in_float32():
+    x = torch.full((1, 1, 64, 64), 60000.0, dtype=torch.float16)
+    assert Pool(0)(x, Tap("t", (1, 64, 64), "NCHW")).item() == 60000.0 // 32 * 32
+
+
+def test_wrong_layout_is_refused():
+    with pytest.raises(FeatureError, match="layout"):
+        Tap("t", (3, 4), "NCHW")
