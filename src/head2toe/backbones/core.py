@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ _ONE_AT_A_TIME = threading.Lock()  # hooks sit on the shared module: two threads
 _SEPARATOR = ":"
 
 
+@runtime_checkable
 class Preprocess(Protocol):
     """One encoded input (bytes, array or text) to the array that `Backbone.collate` stacks; picklable."""
 
@@ -38,6 +39,7 @@ class Batch:
     mask: Tensor | None = None
 
 
+@runtime_checkable
 class Feed(Protocol):
     """How one family's preprocessed rows become a batch, and an example row to find the taps with."""
 
