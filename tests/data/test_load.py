@@ -300,7 +300,8 @@ def parquet(columns):
      (parquet({"image": [b"x", b"y"], "label": [0, None]}), "row 1 .* no label"),
      (lambda root: write(root / "a.parquet", "no parquet"), "a.parquet"),
      (lambda root: (np.zeros((2, 4, 4)), [0]), "one int or str label per input"),
-     (lambda root: (np.zeros((2, 4, 4)), np.array([0.5, 1.0])), "float64"), (lambda root: (np.zeros((2, 4)), [0, 1]), "shape"),
+     (lambda root: (np.zeros((2, 4, 4)), np.array([0.5, 1.0])), "float64"),
+     (lambda root: (np.zeros((2, 4)), [0, 1]), "shape"),
      (lambda root: ([], []), "label"),
      (lambda root: ([b"x", b"y"], [3, 3]), "every input is '3'")],
 )  # fmt: skip
