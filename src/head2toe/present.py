@@ -11,10 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from head2toe.apply import Evaluation, Prediction
     from head2toe.backbones.core import Backbone
     from head2toe.demo import Demo
     from head2toe.extract import Extraction
-    from head2toe.head import Evaluation, Head, Prediction
+    from head2toe.head import Head
     from head2toe.methods.problem import Clock
 
 PHASES = ("load", "extract", "select", "fit")

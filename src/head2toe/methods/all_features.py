@@ -11,7 +11,7 @@ import numpy as np
 from head2toe.errors import DataError
 from head2toe.head import Head
 from head2toe.methods.design import Design, design_of
-from head2toe.methods.final import STRENGTHS, Layer, fit, held_out_right
+from head2toe.methods.final import STRENGTHS, Layer, fit, fits_without, held_out_right
 from head2toe.methods.outcome import Outcome, head_of
 from head2toe.methods.problem import Clock, Problem, prepare
 from head2toe.solvers import group_lasso, ridge
@@ -63,15 +63,17 @@ def cross_validated_ridge(problem: Problem, pool: Pool, clock: Clock) -> Outcome
     with clock("select"):
         design = design_of(problem.table(pool))
         K = ridge.gram(list(design.blocks))
-        right = np.sum(
-            [held_out_right(K, problem.labels, problem.folds == f, problem.n_classes) for f in problem.fold_numbers],
-            axis=0,
-        )
+        right = np.sum([_right_in_fold(K, problem, problem.folds == f) for f in problem.fold_numbers], axis=0)
         best = int(np.argmax(right))
     with clock("fit"):
         layer = fit(list(design.blocks), K, problem.labels, STRENGTHS[best], problem.n_classes)
     settings = _settings(problem, pool) | {"l2_strength": float(STRENGTHS[best])}
     return Outcome(design, np.arange(design.n_features), layer, right[best] / problem.n_held_out, settings)
+
+
+def _right_in_fold(K: np.ndarray, problem: Problem, held_out: np.ndarray) -> np.ndarray:
+    fits = fits_without(K, problem.labels, held_out, problem.n_classes)
+    return held_out_right(K, problem.labels, held_out, fits)
 
 
 def _cross_validated_group_lasso(problem: Problem, pool: Pool, clock: Clock) -> Outcome:

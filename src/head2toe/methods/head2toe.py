@@ -1,4 +1,4 @@
-"""Head2Toe: rank all features by a group lasso, keep the best few, train a fresh linear layer on those."""
+"""Head2Toe: rank the features of all taps by relevance, keep the best few, train a fresh linear layer on those."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from head2toe.methods.design import Design, design_of
 from head2toe.methods.final import STRENGTHS, fit, held_out_right
 from head2toe.methods.outcome import Outcome, head_of
 from head2toe.methods.problem import Clock, Problem, prepare
-from head2toe.methods.relevance import relevance
-from head2toe.selection import n_kept, ranking
+from head2toe.methods.relevance import LADDER, Criterion, kept_sets
+from head2toe.selection import n_kept
 from head2toe.solvers import ridge
 from head2toe.taps import Pool
 
@@ -25,12 +25,10 @@ if TYPE_CHECKING:
     from head2toe.data import Task
     from head2toe.store import FeatureStore
 
-FRACTIONS = (0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 1.0)
-
 
 @dataclass(frozen=True)
 class Head2Toe:
-    """Selection by group-lasso relevance over all taps, then a linear layer on the kept features.
+    """Selection by relevance over all taps (see `relevance`), then a linear layer on the kept features.
 
     Keep fraction, l2 strength and, where several are given, target size are chosen by cross-validation on train and
     validation rows; scores are recomputed inside every fold. Equal accuracies go to fewer features.
@@ -38,6 +36,7 @@ class Head2Toe:
 
     target_size: int | Sequence[int] = 512
     keep: float | Sequence[float] | None = None
+    criterion: Criterion = "elimination"
     folds: int = 5
     seed: int = 0
 
@@ -48,7 +47,7 @@ class Head2Toe:
     @property
     def fractions(self) -> tuple[float, ...]:
         """The keep fractions to choose from, rising."""
-        given = FRACTIONS if self.keep is None else self.keep
+        given = LADDER if self.keep is None else self.keep
         return tuple(sorted({given} if isinstance(given, int | float) else set(given)))
 
     @property
@@ -73,9 +72,9 @@ class Head2Toe:
             backbone, task, store, self.pools, folds=self.folds, seed=self.seed, progress=progress, clock=clock
         )
         with clock("select"):
-            chosen = max((_cross_validated(problem, pool, self.fractions) for pool in self.pools), key=_Choice.merit)
+            chosen = max((_cross_validated(problem, pool, self) for pool in self.pools), key=_Choice.merit)
         with clock("fit"):
-            outcome = _fitted(problem, chosen)
+            outcome = _fitted(problem, chosen, self)
         return head_of("head2toe", problem, outcome)
 
 
@@ -93,54 +92,45 @@ class _Choice:
         return self.accuracy, -self.count, self.strength
 
 
-def _cross_validated(problem: Problem, pool: Pool, fractions: Sequence[float]) -> _Choice:
+def _cross_validated(problem: Problem, pool: Pool, settings: Head2Toe) -> _Choice:
     design = design_of(problem.table(pool))
-    counts = [n_kept(design.n_features, fraction) for fraction in fractions]
-    whole = ridge.gram(list(design.blocks)) if counts[-1] == design.n_features else None
-    right = np.sum([_right_in_fold(problem, design, counts, whole, f) for f in problem.fold_numbers], axis=0)
+    counts = [n_kept(design.n_features, fraction) for fraction in settings.fractions]
+    whole = ridge.gram(list(design.blocks))
+    right = np.sum([_right_in_fold(problem, design, whole, counts, settings, f) for f in problem.fold_numbers], axis=0)
     choices = [
         _Choice(pool, fraction, float(strength), count, float(right[i, j] / problem.n_held_out))
-        for i, (fraction, count) in enumerate(zip(fractions, counts, strict=True))
+        for i, (fraction, count) in enumerate(zip(settings.fractions, counts, strict=True))
         for j, strength in enumerate(STRENGTHS)
     ]
     return max(choices, key=_Choice.merit)
 
 
 def _right_in_fold(
-    problem: Problem, design: Design, counts: Sequence[int], whole: np.ndarray | None, fold: int
+    problem: Problem, design: Design, whole: np.ndarray, counts: Sequence[int], settings: Head2Toe, fold: int
 ) -> np.ndarray:
-    """Held-out rows that each (count, strength) gets right: (len(counts), len(STRENGTHS)) int64.
-
-    The kept sets are nested, so their Gram matrix grows by the features that each count adds.
-    """
+    """Held-out rows that each (count, strength) gets right: (len(counts), len(STRENGTHS)) int64."""
     held_out = problem.folds == fold
-    if counts[0] < design.n_features:
-        order = ranking(relevance(design, problem.labels, problem.n_classes, ~held_out))
-    else:
-        order = np.arange(design.n_features)
-    K, done, right = np.zeros((len(held_out), len(held_out))), 0, []
-    for count in counts:
-        if count == design.n_features and whole is not None:
-            K = whole
-        else:
-            K, done = K + ridge.gram(design.features(order[done:count])), count
-        right.append(held_out_right(K, problem.labels, held_out, problem.n_classes))
-    return np.array(right)
+    sets = kept_sets(
+        design, whole, problem.labels, problem.n_classes, held_out, sorted(set(counts)), settings.criterion
+    )
+    right = {len(kept.index): held_out_right(kept.gram, problem.labels, held_out, kept.fits) for kept in sets}
+    return np.array([right[count] for count in counts])
 
 
-def _fitted(problem: Problem, chosen: _Choice) -> Outcome:
+def _fitted(problem: Problem, chosen: _Choice, settings: Head2Toe) -> Outcome:
     design = design_of(problem.table(chosen.pool))
-    everyone = np.ones(len(problem.labels), dtype=bool)
-    order = np.arange(design.n_features)
-    if chosen.count < design.n_features:
-        order = ranking(relevance(design, problem.labels, problem.n_classes, everyone))
-    index = np.sort(order[: chosen.count])
-    features = design.features(index)
-    layer = fit(features, ridge.gram(features), problem.labels, chosen.strength, problem.n_classes)
-    settings: dict[str, float | int | str] = {
+    nobody = np.zeros(len(problem.labels), dtype=bool)
+    whole = ridge.gram(list(design.blocks))
+    (kept,) = kept_sets(
+        design, whole, problem.labels, problem.n_classes, nobody, [chosen.count], settings.criterion
+    )
+    features = design.features(kept.index)
+    layer = fit(features, kept.gram, problem.labels, chosen.strength, problem.n_classes)
+    described: dict[str, float | int | str] = {
         "keep": chosen.fraction,
         "target_size": chosen.pool.target_size,
         "l2_strength": chosen.strength,
+        "criterion": settings.criterion,
         "folds": len(problem.fold_numbers),
     }
-    return Outcome(design, index, layer, chosen.accuracy, settings)
+    return Outcome(design, kept.index, layer, chosen.accuracy, described)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, is_dataclass, replace
 
 import numpy as np
 
-from head2toe.head import Head, Metrics, Provenance, evaluate
+from head2toe.extract import view_of
+from head2toe.head import Head, Metrics, Provenance
 from head2toe.methods.design import Design
 from head2toe.methods.final import Layer
-from head2toe.methods.problem import Problem, view_of
+from head2toe.methods.problem import Problem
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +32,7 @@ def head_of(method: str, problem: Problem, outcome: Outcome) -> Head:
         backbone=backbone.id,
         fingerprint=backbone.fingerprint,
         precision=backbone.precision,
-        preprocessing=backbone.preprocessing,
+        preprocessing=_described(backbone.preprocess),
         dtype=view_of(backbone, design.taps[0].pool).dtype,
         kept=design.kept(outcome.index),
         scaling=design.scaling,
@@ -45,5 +46,12 @@ def head_of(method: str, problem: Problem, outcome: Outcome) -> Head:
     if test is None:
         return head
     table = problem.test_table(design.taps[0].pool, head.taps)
-    accuracy = evaluate(head.logits_of(table), test.labels, head.classes).accuracy
+    accuracy = float((head.logits_of(table).argmax(axis=1) == test.labels).mean())
     return replace(head, metrics=replace(head.metrics, test_accuracy=accuracy))
+
+
+def _described(preprocess: object) -> dict[str, object]:
+    """The fields of a preprocessing that is a dataclass, as ours are; the name of any other."""
+    if is_dataclass(preprocess) and not isinstance(preprocess, type):
+        return asdict(preprocess)
+    return {"name": getattr(preprocess, "__qualname__", type(preprocess).__qualname__)}

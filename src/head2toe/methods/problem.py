@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from head2toe.errors import DataError
-from head2toe.extract import Extraction, dtype_for, extract
-from head2toe.store import FeatureStore, View
+from head2toe.extract import Extraction, extract, view_of
+from head2toe.store import FeatureStore, default_location
 from head2toe.table import FeatureTable
 from head2toe.taps import Pool
 
@@ -101,17 +101,12 @@ def prepare(
     """
     labels = np.concatenate([split.labels for split in training_splits(task)])
     assignment = fold_of(task, labels, folds, seed)
-    opened = store if isinstance(store, FeatureStore) else FeatureStore(store)
+    opened = store if isinstance(store, FeatureStore) else FeatureStore(store or default_location())
     names = tuple(tap.name for tap in backbone.taps) if taps is None else tuple(taps)
     splits = [*training_splits(task), *([task.test] if task.test is not None else [])]
     with (clock or Clock())("extract"):
         done = extract(backbone, splits, opened, list(pools), taps=names, progress=progress)
     return Problem(backbone, task, opened, names, labels, assignment, done)
-
-
-def view_of(backbone: Backbone, pool: Pool) -> View:
-    """Where the store keeps this backbone's features under this pool."""
-    return View(fingerprint=backbone.fingerprint, pool=pool, dtype=dtype_for(backbone), backbone=backbone.id)
 
 
 def training_splits(task: Task) -> list[Split]:
