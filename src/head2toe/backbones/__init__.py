@@ -26,6 +26,7 @@ def load_backbone(
     device: str = "cpu",
     weights: bool = True,
     resize: Literal["squash", "crop"] = "squash",
+    image_size: int | None = None,
     taps: str | Sequence[str] = "all",
     preprocess: Preprocess | None = None,
     run: Run | None = None,
@@ -34,7 +35,7 @@ def load_backbone(
     """The frozen network called `model`, or an nn.Module of your own (which is copied, never changed).
 
     `precision` defaults to bfloat16 where the hardware has it fast; `weights=False` gives random weights, to list taps
-    offline; `taps` is a preset ("all", "blocks", "paper"), a glob or a list of names and globs. A module needs
+    offline; `image_size` replaces the size that the weights were trained at; `taps` is a preset ("all", "blocks", "paper"), a glob or a list of names and globs. A module needs
     `preprocess`; `run(module, batch)` adapts one that is not simply called. BackboneError says what cannot be had.
 
     >>> load_backbone("efficientnet_lite0").taps[0].name
@@ -43,7 +44,7 @@ def load_backbone(
     from head2toe.backbones import build as make
     from head2toe.backbones.select import select
 
-    options = make.Options(_precision(precision, device), device, resize, weights, trust_remote_code)
+    options = make.Options(_precision(precision, device), device, resize, image_size, weights, trust_remote_code)
     if isinstance(model, str):
         if preprocess is not None or run is not None:
             raise BackboneError(f"{model}: preprocess and run go with a module of your own, not with a name")

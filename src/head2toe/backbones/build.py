@@ -6,7 +6,8 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,7 +26,8 @@ class Options:
 
     precision: Precision
     device: str
-    resize: str = "squash"
+    resize: Literal["squash", "crop"] = "squash"
+    image_size: int | None = None
     weights: bool = True
     trust_remote_code: bool = False
 
@@ -76,8 +78,6 @@ def side_by_side(backbones: tuple[Backbone, ...]) -> Backbone:
         n_bytes=sum(backbone.n_bytes for backbone in backbones),
         networks=tuple(network for backbone in backbones for network in backbone.networks),
     )
-    from dataclasses import replace
-
     return replace(joined, taps=tuple(site.tap for site in joined.sites))
 
 

@@ -4,66 +4,57 @@ transformers share no base classes, but they share these words."""
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 from torch import nn
 
 _ACTIVATION = re.compile(r"relu|gelu|silu|swish|mish|[^a-z]elu|^elu|tanh|softplus|starrelu|activation", re.IGNORECASE)
 _GATE = re.compile(r"sigmoid|softmax|normact|normactivation|glu$", re.IGNORECASE)
 _NORM = re.compile(r"norm|^affine$|frozenbatchnorm", re.IGNORECASE)
-_ATTENTION = re.compile(r"attn|attention|tokenmixer|mlp_?tokens|^mixer$|^ssm|^ss2d", re.IGNORECASE)
+_ATTENTION = re.compile(r"attn|attention|modulation|token_?mixer|mlp_?tokens|^mixer$|^ssm|^ss2d", re.IGNORECASE)
 _MLP = re.compile(r"mlp(?!_?tokens)|feedforward|feed_forward|ffn|swiglu|^intermediate$", re.IGNORECASE)
-_NOT_PART = re.compile(r"block|layer$|stage|head|classifier|encoder|model|norm|drop", re.IGNORECASE)
+_NOT_PART = re.compile(r"block|layer$|stage|head$|classifier|encoder|model|norm|drop", re.IGNORECASE)
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _DENSE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-def is_activation(module: nn.Module) -> bool:
-    """An elementwise nonlinearity; gates (sigmoid, softmax) are none, their outputs only weigh something else."""
-    name = type(module).__name__
-    return bool(_ACTIVATION.search(name)) and not _GATE.search(name) and not any(True for _ in module.children())
+@dataclass(frozen=True)
+class Kind:
+    """What one module is; `inner_attention` has no attention inside, `block` stands in a row of composites."""
+
+    norm: bool
+    activation: bool
+    dense: bool
+    container: bool
+    pooling: bool
+    attention: bool
+    inner_attention: bool
+    mlp: bool
+    block: bool
 
 
-def is_norm(module: nn.Module) -> bool:
-    """A normalisation, alone or fused with an activation, but not one fused with a convolution or a linear layer."""
-    return bool(_NORM.search(type(module).__name__)) and not any(isinstance(m, _DENSE) for m in module.modules())
+def kinds_of(root: nn.Module) -> dict[str, Kind]:
+    """The kind of every module of `root`, by name."""
+    parts = dict(root.named_modules())
+    attentions = [name for name, part in parts.items() if _is_attention(part, name)]
+    outer = {above for name in attentions for above in _above(name)}
+    return {
+        name: Kind(
+            norm=_is_norm(part),
+            activation=_is_activation(part),
+            dense=isinstance(part, _DENSE),
+            container=isinstance(part, _CONTAINERS),
+            pooling="pool" in type(part).__name__.lower(),
+            attention=name in attentions,
+            inner_attention=name in attentions and name not in outer,
+            mlp=_is_part(part, name, _MLP),
+            block=bool(name) and _is_block(part, parts.get(name.rpartition(".")[0])),
+        )
+        for name, part in parts.items()
+    }
 
 
-def is_dense(module: nn.Module) -> bool:
-    """A linear layer or a convolution."""
-    return isinstance(module, _DENSE)
-
-
-def is_attention(module: nn.Module, name: str) -> bool:
-    """A token mixer: attention and what takes its place (pooling, convolution or a matrix over tokens)."""
-    return _is_part(module, name, _ATTENTION) or isinstance(module, nn.MultiheadAttention)
-
-
-def is_mlp(module: nn.Module, name: str) -> bool:
-    """The channel mixer of a transformer block."""
-    return _is_part(module, name, _MLP)
-
-
-def is_container(module: nn.Module) -> bool:
-    return isinstance(module, _CONTAINERS)
-
-
-def is_block(module: nn.Module, parent: nn.Module | None) -> bool:
-    """A composite with parameters that stands in a row of its like."""
-    return (
-        parent is not None
-        and is_container(parent)
-        and not is_container(module)
-        and not is_norm(module)
-        and any(True for _ in module.children())
-        and any(True for _ in module.parameters())
-    )
-
-
-def is_pooling(module: nn.Module) -> bool:
-    return "pool" in type(module).__name__.lower()
-
-
-def channel_axis(module: nn.Module, shape: tuple[int, ...]) -> int | None:
+def channel_axis(module: nn.Module, kind: Kind, shape: tuple[int, ...]) -> int | None:
     """Where the channels of the output (n, ...) of a leaf module stand; None where its type does not say."""
     if len(shape) not in (3, 4):
         return None
@@ -71,7 +62,7 @@ def channel_axis(module: nn.Module, shape: tuple[int, ...]) -> int | None:
         return -1
     if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.modules.batchnorm._NormBase, nn.GroupNorm)):
         return 1
-    if not is_norm(module):
+    if not kind.norm:
         return None
     weight = getattr(module, "weight", None)
     size = weight.shape[0] if weight is not None and weight.ndim == 1 else None
@@ -81,9 +72,42 @@ def channel_axis(module: nn.Module, shape: tuple[int, ...]) -> int | None:
     return 1 if ("2d" in name or "BatchNorm" in name or "GroupNorm" in name) else -1
 
 
+def _above(name: str) -> list[str]:
+    """The names of the modules around `name`: a, a.b for a.b.c."""
+    words = name.split(".")
+    return [".".join(words[:k]) for k in range(1, len(words))]
+
+
+def _is_activation(module: nn.Module) -> bool:
+    """An elementwise nonlinearity; gates (sigmoid, softmax) are none, their outputs only weigh something else."""
+    name = type(module).__name__
+    return bool(_ACTIVATION.search(name)) and not _GATE.search(name) and not any(True for _ in module.children())
+
+
+def _is_norm(module: nn.Module) -> bool:
+    """A normalisation, alone or fused with an activation, but not one fused with a convolution or a linear layer."""
+    return bool(_NORM.search(type(module).__name__)) and not any(isinstance(m, _DENSE) for m in module.modules())
+
+
+def _is_attention(module: nn.Module, name: str) -> bool:
+    """A token mixer: attention and what takes its place (pooling, convolution or a matrix over tokens)."""
+    return isinstance(module, nn.MultiheadAttention) or _is_part(module, name, _ATTENTION)
+
+
+def _is_block(module: nn.Module, parent: nn.Module | None) -> bool:
+    """A composite with parameters that stands in a row of its like."""
+    return (
+        isinstance(parent, _CONTAINERS)
+        and not isinstance(module, _CONTAINERS)
+        and any(True for _ in module.children())
+        and any(True for _ in module.parameters())
+        and not _is_norm(module)
+    )
+
+
 def _is_part(module: nn.Module, name: str, words: re.Pattern[str]) -> bool:
     """`words` name the class or the attribute; blocks and heads that contain such a part are not that part."""
     kind, leaf = type(module).__name__, name.rpartition(".")[2]
-    if is_container(module) or _NOT_PART.search(kind) or not any(True for _ in module.children()):
+    if isinstance(module, _CONTAINERS) or _NOT_PART.search(kind) or not any(True for _ in module.children()):
         return False
     return bool(words.search(kind) or words.search(leaf))

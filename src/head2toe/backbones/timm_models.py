@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -15,7 +16,7 @@ from head2toe.backbones.build import Options, build
 from head2toe.backbones.core import Backbone
 from head2toe.backbones.feeds import PixelFeed
 from head2toe.errors import BackboneError
-from head2toe.images import ImagePreprocess, Interpolation, Resize
+from head2toe.images import ImagePreprocess, Interpolation
 
 LITE0 = "efficientnet_lite0"
 
@@ -31,7 +32,7 @@ def load_lite0(options: Options) -> Backbone:
     return _wrap(LITE0, "timm:tf_efficientnet_lite0", module, _resized(pixels, options, 0.875), options)
 
 
-def load_timm(name: str, options: Options, **model_args: object) -> Backbone:
+def load_timm(name: str, options: Options) -> Backbone:
     """`timm/NAME[.TAG]`: weights through timm's own hub loading and cache, or random ones."""
     import timm
 
@@ -40,11 +41,21 @@ def load_timm(name: str, options: Options, **model_args: object) -> Backbone:
         near = difflib.get_close_matches(architecture, timm.list_models(), 3)
         raise BackboneError(f"timm/{name}: timm has no such architecture; near names: {', '.join(near) or 'none'}")
     try:
-        module = timm.create_model(name, pretrained=options.weights, **model_args)
+        module = _create(name, options)
     except Exception as error:  # hub, network, cache and file errors have no common base class
         raise BackboneError(_no_weights(f"timm/{name}", error)) from error
-    arguments = f" {json.dumps(model_args, sort_keys=True)}" if model_args else ""
-    return _wrap(f"timm/{name}", f"timm:{architecture}{arguments}", module, _pixels(module, options), options)
+    return _wrap(f"timm/{name}", f"timm:{architecture}", module, _pixels(module, options), options)
+
+
+def _create(name: str, options: Options) -> nn.Module:
+    import timm
+
+    if options.image_size is not None:
+        try:  # networks with position embeddings must know their size, convolutional ones refuse to be told
+            return timm.create_model(name, pretrained=options.weights, img_size=options.image_size)
+        except TypeError:
+            pass
+    return timm.create_model(name, pretrained=options.weights)
 
 
 def load_file(path: str, options: Options) -> Backbone:
@@ -98,10 +109,8 @@ def _pixels(module: nn.Module, options: Options) -> ImagePreprocess:
 
 
 def _resized(pixels: ImagePreprocess, options: Options, crop_pct: float) -> ImagePreprocess:
-    crop = options.resize == "crop"
-    return ImagePreprocess(
-        pixels.size, pixels.mean, pixels.std, pixels.interpolation, cast(Resize, options.resize), crop_pct if crop else 1.0
-    )
+    size = (options.image_size, options.image_size) if options.image_size else pixels.size
+    return replace(pixels, size=size, resize=options.resize, crop_pct=crop_pct if options.resize == "crop" else 1.0)
 
 
 def _lite0_weights(names: list[str]) -> Mapping[str, Tensor]:
