@@ -96,7 +96,7 @@ def find_sites(
     lengths = _token_lengths(trace, sequence)
     maps = {shape[axis_] * shape[axis_ + 1] for shape, axis_ in _map_shapes(trace)}
     sites = []
-    for call, roles, side in sorted(found, key=lambda item: item[0].end):
+    for call, roles, side in sorted(found, key=lambda item: (item[0].end, item[2] == "output")):
         tap = _tap(call, side, trace, lengths)
         if tap is not None:
             if tap.layout == "NLC":
