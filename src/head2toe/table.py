@@ -4,11 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
 from head2toe.errors import FeatureError
 from head2toe.taps import PooledTap
+
+Scaling = Literal["none", "tap", "kept"]
+
+
+def scaled(block: np.ndarray, columns: np.ndarray | slice, scaling: Scaling) -> np.ndarray:
+    """Some columns of a tap's block (n, length) as the linear layer reads them: (n, k) float32.
+
+    "tap" divides each row by the L2 norm of the whole tap, "kept" by that of the columns taken (the published order:
+    scaling after selection), "none" by nothing. A zero row stays zero.
+    """
+    taken = np.asarray(block[:, columns], dtype=np.float32)
+    if scaling == "none":
+        return taken
+    measured = taken if scaling == "kept" else np.asarray(block, dtype=np.float32)
+    norm = np.sqrt(np.einsum("ij,ij->i", measured, measured))[:, None]
+    return np.divide(taken, norm, out=np.zeros_like(taken), where=norm > 0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,35 @@
+"""Softmax regression with an l1 penalty on every weight, by the engine of the group lasso.
+
+min over W, b of sum_i w_i CE(x_i W + b, y_i) / sum_i w_i + lam sum_jc |W_jc|, with a free intercept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from head2toe.solvers.group_lasso import Path, solve_path
+from head2toe.solvers.kernels import ENTRY
+from head2toe.solvers.matrix import Matrix, columns
+from head2toe.solvers.targets import targets
+
+
+def path(
+    X: Matrix,
+    y: Int[np.ndarray, " n"],
+    lams: Float[np.ndarray, " k"] | Sequence[float] | None = None,
+    *,
+    n_classes: int | None = None,
+    n_lams: int = 20,
+    lam_ratio: float = 0.05,
+    tol: float = 1e-4,
+    sample_weight: np.ndarray | None = None,
+    stop_at: int | None = None,
+    max_iter: int = 2000,
+) -> Path:
+    """Solve at every strength; arguments, results and errors are those of `group_lasso.path`."""
+    X = columns(X)
+    target = targets(y, X.n, n_classes, sample_weight)
+    return solve_path(X, target, ENTRY, lams, n_lams, lam_ratio, tol, stop_at, max_iter)

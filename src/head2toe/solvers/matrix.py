@@ -1,0 +1,139 @@
+"""One way to read features, whatever holds them: arrays or tensors, one matrix or tap blocks, in memory or on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from head2toe.errors import FeatureError
+
+if TYPE_CHECKING:
+    import torch
+
+
+class ColumnBlock(Protocol):
+    """Anything that shows n x m numbers and gives a slice of its columns: a memory map, a store's reader."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, key: tuple[slice, slice | np.ndarray], /) -> np.ndarray: ...
+
+
+if TYPE_CHECKING:
+    Matrix = np.ndarray | torch.Tensor | ColumnBlock | Sequence[np.ndarray | torch.Tensor | ColumnBlock]
+else:
+    Matrix = object  # checked by `columns`, which names what it got
+
+CHUNK_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """Blocks of features side by side, (n, F) in all, never concatenated and never converted whole.
+
+    Feature j of the whole is column j - offsets[l] of block l.
+    """
+
+    blocks: tuple[np.ndarray | torch.Tensor | ColumnBlock, ...]
+    offsets: np.ndarray
+
+    @property
+    def n(self) -> int:
+        return int(self.blocks[0].shape[0])
+
+    @property
+    def n_features(self) -> int:
+        return int(self.offsets[-1])
+
+    @property
+    def double(self) -> bool:
+        """Whether any block holds float64, so that float32 arithmetic would lose what the caller gave."""
+        return any("float64" in str(getattr(block, "dtype", "")) for block in self.blocks)
+
+    def chunks(self, dtype: type[np.floating] = np.float32) -> Iterator[tuple[int, int, np.ndarray]]:
+        """(block index, first feature, (n, m) array in `dtype`): views where the block already has that dtype."""
+        for index, (block, start) in enumerate(zip(self.blocks, self.offsets, strict=False)):
+            length = int(block.shape[1])
+            width = length if _is(block, dtype) else max(1, CHUNK_BYTES // (self.n * np.dtype(dtype).itemsize))
+            for first in range(0, length, width):
+                yield index, int(start) + first, _array(block[:, slice(first, first + width)], dtype)
+                _forget(block)
+
+    def take(self, index: np.ndarray, dtype: type[np.floating] = np.float64) -> np.ndarray:
+        """The columns `index` (a,) in that order: (n, a), column-major."""
+        out = np.empty((self.n, len(index)), dtype, order="F")
+        which = np.searchsorted(self.offsets, index, side="right") - 1
+        for block in np.unique(which):
+            places = np.flatnonzero(which == block)
+            out[:, places] = _gather(self.blocks[block], index[places] - self.offsets[block], dtype)
+        return out
+
+
+def columns(X: Matrix | Columns) -> Columns:
+    """`X` as tap blocks: (n, F) numpy or torch of any float dtype, or a sequence of such blocks with equal n."""
+    if isinstance(X, Columns):
+        return X
+    blocks = tuple(X) if isinstance(X, (list, tuple)) else (X,)
+    if not blocks:
+        raise FeatureError("solver: X should hold at least one block of features, got an empty sequence")
+    for position, block in enumerate(blocks):
+        if not hasattr(block, "shape") or len(block.shape) != 2:
+            shape = getattr(block, "shape", type(block).__name__)
+            raise FeatureError(f"solver: block {position} of X should be a matrix (n, features), got {shape}")
+        if block.shape[0] != blocks[0].shape[0]:
+            raise FeatureError(
+                f"solver: every block of X should have {blocks[0].shape[0]} rows as block 0 has, "
+                f"block {position} has {block.shape[0]}"
+            )
+    lengths = [int(block.shape[1]) for block in blocks]
+    if blocks[0].shape[0] == 0 or sum(lengths) == 0:
+        raise FeatureError(f"solver: X should have rows and columns, got {blocks[0].shape[0]} x {sum(lengths)}")
+    return Columns(blocks, np.concatenate(([0], np.cumsum(lengths))).astype(np.int64))
+
+
+def refuse_non_finite(values: np.ndarray, first: int, chunk: np.ndarray, block: int) -> None:
+    """Raise, naming block, column and row, if `values`, computed from `chunk`, are not all finite."""
+    if np.isfinite(values).all():
+        return
+    rows, places = np.nonzero(~np.isfinite(chunk))
+    if len(rows) == 0:
+        raise FeatureError(f"solver: features from {first} in block {block} overflow float32; scale them down")
+    raise FeatureError(
+        f"solver: feature {first + places[0]} (block {block}) is {chunk[rows[0], places[0]]} in row {rows[0]}; "
+        "features should be finite: drop the row or the feature"
+    )
+
+
+def _is(block: object, dtype: type[np.floating]) -> bool:
+    return str(getattr(block, "dtype", "")).removeprefix("torch.") == np.dtype(dtype).name and not isinstance(
+        block, np.memmap
+    )
+
+
+def _array(part: np.ndarray | torch.Tensor, dtype: type[np.floating]) -> np.ndarray:
+    if isinstance(part, np.ndarray):
+        return part.astype(dtype, copy=False)
+    import torch
+
+    wanted = torch.float32 if dtype is np.float32 else torch.float64
+    return part.detach().to(device="cpu", dtype=wanted).numpy()
+
+
+def _gather(block: np.ndarray | torch.Tensor | ColumnBlock, index: np.ndarray, dtype: type[np.floating]) -> np.ndarray:
+    if isinstance(block, np.ndarray):
+        part = block[:, index].astype(dtype)
+        _forget(block)
+        return part
+    return _array(block[:, index], dtype)
+
+
+def _forget(block: object) -> None:
+    """Drop the pages of a memory map that were just read: they would count as this process's memory."""
+    if isinstance(block, np.memmap) and block._mmap is not None:
+        import mmap
+
+        block._mmap.madvise(mmap.MADV_DONTNEED)

@@ -1,0 +1,328 @@
+"""l2-regularised softmax regression, exact, in the row space of X.
+
+min over W, b of sum_i w_i CE(x_i W + b, y_i) / sum_i w_i + lam / 2 ||W||_F^2, with a free intercept. At the optimum
+W = X' A (the representer theorem), so n x n inner products carry everything: one Gram matrix and one eigendecomposition
+serve every strength and every fold, and the cost of a fit does not depend on the number of features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from head2toe.errors import DataError, FeatureError, NotConvergedError
+from head2toe.solvers.matrix import Columns, Matrix, columns, refuse_non_finite
+from head2toe.solvers.targets import ABSENT, check_weights, targets
+
+MEMORY = 12  # pairs of steps that L-BFGS remembers
+SMALLEST_EIGENVALUE = 1e-8  # of the largest: below it lies the rounding of float32 inner products
+
+
+@dataclass(frozen=True, eq=False)
+class RowSpace:
+    """The n rows in coordinates of their own span.
+
+    `coordinates` V (n, r) float64, centred, with V V' = the centred Gram matrix and orthogonal columns; `offset` (n,) are
+    the inner products of each row with the mean row, which move an intercept back to uncentred features.
+    """
+
+    coordinates: np.ndarray
+    offset: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class RidgePath:
+    """Fits at k strengths, in the order they were asked for.
+
+    Logits of new rows are K_new @ dual[i] + intercepts[i], with K_new (m, n) their inner products with the fitted rows;
+    the weights are `weights(X, dual[i])`. `residuals` (k,) bound the relative error of those weights: the norm of the
+    objective's gradient over the norm of lam W.
+    """
+
+    lams: np.ndarray
+    dual: np.ndarray
+    intercepts: np.ndarray
+    objectives: np.ndarray
+    residuals: np.ndarray
+    n_iter: int
+
+
+def gram(
+    X: Matrix,
+    other: Matrix | None = None,
+    *,
+    row_scale: Sequence[np.ndarray] | None = None,
+    other_scale: Sequence[np.ndarray] | None = None,
+) -> Float[np.ndarray, "m n"]:
+    """Inner products of the rows of X (m, F) with those of `other` (n, F), or of X itself: (m, n) float64.
+
+    `row_scale` gives, per block, a factor for each row (m,): the unit norm per tap without a scaled copy of X. Products
+    are float32 (float64 for float64 input), chunks of features are summed in float64.
+    """
+    left = columns(X)
+    right = left if other is None else columns(other)
+    if other is None:
+        other_scale = row_scale
+    if left.n_features != right.n_features:
+        raise FeatureError(f"gram: both sides need the same features, got {left.n_features} and {right.n_features}")
+    dtype = np.float64 if left.double or right.double else np.float32
+    total = np.zeros((left.n, right.n))
+    for block, first, a in left.chunks(dtype):
+        b = a if right is left else right.take(np.arange(first, first + a.shape[1]), dtype)
+        product = (a @ b.T).astype(np.float64)
+        refuse_non_finite(product, first, a, block)
+        if row_scale is not None:
+            product *= row_scale[block][:, None]
+        if other_scale is not None:
+            product *= other_scale[block][None, :]
+        total += product
+    return total
+
+
+def row_space(X: Matrix) -> RowSpace:
+    """Coordinates of the rows of X (n, F) in their span; the smaller of the n x n and F x F products is used."""
+    X = columns(X)
+    if X.n_features >= X.n:
+        return row_space_of_gram(gram(X))
+    features = X.take(np.arange(X.n_features))
+    refuse_non_finite(features, 0, features, 0)
+    mean = features.mean(0)
+    offset = features @ mean
+    features -= mean
+    _, rotation = np.linalg.eigh(features.T @ features)
+    return RowSpace(features @ rotation, offset)
+
+
+def row_space_of_gram(K: Float[np.ndarray, "n n"]) -> RowSpace:
+    """Coordinates of rows known only by their inner products K (n, n)."""
+    if not np.isfinite(K).all():
+        raise FeatureError("ridge: the Gram matrix should be finite; look for NaN or infinite features")
+    offset = K.mean(1)
+    values, vectors = np.linalg.eigh(K - offset[:, None] - offset[None, :] + offset.mean())
+    keep = values > SMALLEST_EIGENVALUE * max(values[-1], np.finfo(float).tiny)
+    return RowSpace(vectors[:, keep] * np.sqrt(values[keep]), offset)
+
+
+def path(
+    K: RowSpace | Float[np.ndarray, "n n"],
+    y: Int[np.ndarray, " n"],
+    lams: Float[np.ndarray, " k"] | Sequence[float],
+    *,
+    n_classes: int | None = None,
+    sample_weight: np.ndarray | None = None,
+    tol: float = 1e-6,
+    max_iter: int = 500,
+) -> RidgePath:
+    """Fit every strength, warm-started from the strongest down. K: inner products (n, n), or a `RowSpace`.
+
+    A class without a row gets zero weights and an intercept far below the others. Raises NotConvergedError if a
+    residual stays above `tol`.
+    """
+    space = K if isinstance(K, RowSpace) else row_space_of_gram(np.asarray(K, np.float64))
+    target = targets(y, len(space.coordinates), n_classes, sample_weight)
+    lams = _check_strengths(lams)
+    shape = (len(lams), len(space.coordinates), target.n_classes)
+    dual, intercepts = np.zeros(shape), np.zeros((shape[0], shape[2]))
+    objectives, residuals = np.zeros(len(lams)), np.zeros(len(lams))
+    problem = _problem(space, y, target.n_classes, target.weights[:, None])
+    steps, U = 0, problem.start()
+    for i in np.argsort(-lams, kind="stable"):
+        U, state, taken = _minimise(problem, U, float(lams[i]), tol, max_iter)
+        steps += taken
+        dual[i] = -state.residual[:, 0] / lams[i]
+        intercepts[i] = np.where(problem.absent[0], 0.0, U[-1, 0] - space.offset @ dual[i])
+        intercepts[i, problem.absent[0]] = intercepts[i, ~problem.absent[0]].min() - ABSENT
+        objectives[i], residuals[i] = state.objective[0], state.error[0]
+    return RidgePath(lams, dual, intercepts, objectives, residuals, steps)
+
+
+def cross_validate(
+    K: RowSpace | Float[np.ndarray, "n n"],
+    y: Int[np.ndarray, " n"],
+    lams: Float[np.ndarray, " k"] | Sequence[float],
+    folds: Int[np.ndarray, " n"],
+    *,
+    n_classes: int | None = None,
+    sample_weight: np.ndarray | None = None,
+    tol: float = 1e-4,
+    max_iter: int = 500,
+) -> Float[np.ndarray, "k n C"]:
+    """Out-of-fold logits of every row at every strength: (k, n, C). `folds` (n,) says in which fold a row is held out.
+
+    A fold is the same problem with zero weight on its own rows, so that all folds share one set of coordinates and
+    advance together, one wide product a step. A class that a fold's training rows lack gets logits far below the others.
+    """
+    space = K if isinstance(K, RowSpace) else row_space_of_gram(np.asarray(K, np.float64))
+    n = len(space.coordinates)
+    if folds.shape != (n,):
+        raise DataError(f"cross_validate: {n} fold numbers are needed, one a row, got shape {folds.shape}")
+    names = np.unique(folds)
+    weights = np.tile(check_weights(sample_weight, n)[:, None], (1, len(names)))
+    weights[folds[:, None] == names[None, :]] = 0.0
+    for p, name in enumerate(names):
+        targets(y, n, n_classes, weights[:, p] if weights[:, p].any() else None)  # refuses one-class folds by name
+        if not weights[:, p].any():
+            raise DataError(f"cross_validate: fold {name} holds every row out; at least two folds are needed")
+    target = targets(y, n, n_classes, sample_weight)
+    problem = _problem(space, y, target.n_classes, weights / weights.sum(0))
+    lams = _check_strengths(lams)
+    column = np.searchsorted(names, folds)
+    logits, U = np.zeros((len(lams), n, target.n_classes)), problem.start()
+    for i in np.argsort(-lams, kind="stable"):
+        U, _, _ = _minimise(problem, U, float(lams[i]), tol, max_iter)
+        Z = problem.logits(U)[np.arange(n), column]
+        absent = problem.absent[column]
+        floor = np.where(absent, np.inf, Z).min(1, keepdims=True) - ABSENT
+        logits[i] = np.where(absent, floor, Z)
+    return logits
+
+
+def weights(X: Matrix | Columns, dual: Float[np.ndarray, "n C"]) -> Float[np.ndarray, "F C"]:
+    """W = X' dual, (F, C) float32: the weights of a row-space solution."""
+    X = columns(X)
+    out = np.empty((X.n_features, dual.shape[1]), np.float32)
+    dtype = np.float64 if X.double else np.float32
+    narrow = dual.astype(dtype)
+    for _, first, chunk in X.chunks(dtype):
+        out[first : first + chunk.shape[1]] = chunk.T @ narrow
+    return out
+
+
+@dataclass(frozen=True, eq=False)
+class _Problem:
+    """p weightings of one data set. Variables are U (r + 1, p, C), the intercept in the last row."""
+
+    V: np.ndarray
+    y: np.ndarray
+    w: np.ndarray
+    absent: np.ndarray
+    spread: np.ndarray
+
+    def start(self) -> np.ndarray:
+        U = np.zeros((self.V.shape[1], *self.absent.shape))
+        share = np.stack([np.bincount(self.y, w, self.absent.shape[1]) for w in self.w.T])
+        U[-1] = np.log(np.where(self.absent, 1.0, share))
+        return U
+
+    def logits(self, U: np.ndarray) -> np.ndarray:
+        """(n, p, C)."""
+        return (self.V @ U.reshape(len(U), -1)).reshape(-1, *self.absent.shape)
+
+    def softmax(self, Z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Cross-entropy (p,) and probabilities (n, p, C), zero for absent classes."""
+        Z = np.where(self.absent, -np.inf, Z)
+        top = Z.max(2, keepdims=True)
+        P = np.exp(Z - top)
+        total = P.sum(2, keepdims=True)
+        own = np.take_along_axis(Z, self.y[:, None, None], 2)
+        loss = np.where(self.w > 0, (np.log(total) + top - own)[..., 0], 0.0)
+        P /= total
+        return (self.w * loss).sum(0), P
+
+    def residual(self, P: np.ndarray) -> np.ndarray:
+        """w (P - Y): the gradient in the logits, (n, p, C)."""
+        P = P.copy()
+        P[np.arange(len(P)), :, self.y] -= 1.0
+        return P * self.w[:, :, None]
+
+    def gradient(self, residual: np.ndarray) -> np.ndarray:
+        return (self.V.T @ residual.reshape(len(residual), -1)).reshape(-1, *self.absent.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    objective: np.ndarray
+    residual: np.ndarray
+    error: np.ndarray
+
+
+def _problem(space: RowSpace, y: np.ndarray, n_classes: int, w: np.ndarray) -> _Problem:
+    V = np.hstack((space.coordinates, np.ones((len(space.coordinates), 1))))
+    present = np.stack([np.bincount(y, wp, n_classes) > 0 for wp in w.T])
+    return _Problem(V, np.asarray(y, np.int64), w, ~present, (V * V).T @ w)
+
+
+def _minimise(
+    problem: _Problem, U: np.ndarray, lam: float, tol: float, max_iter: int
+) -> tuple[np.ndarray, _State, int]:
+    """L-BFGS on all weightings at once, preconditioned by the mean curvature of each coordinate and class."""
+    penalty = np.full((len(U), 1, 1), lam)
+    penalty[-1] = 0.0
+    Z = problem.logits(U)
+    loss, P = problem.softmax(Z)
+    value = loss + 0.5 * _dot(penalty * U, U)
+    residual = problem.residual(P)
+    g = problem.gradient(residual) + penalty * U
+    pairs: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    for step in range(max_iter):
+        error = np.sqrt(_dot(g, g)) / np.maximum(np.sqrt(_dot(penalty * U, penalty * U)), 1e-3 * lam * tol + 1e-12)
+        if (error <= tol).all():
+            return U, _State(value, residual, error), step
+        curvature = np.einsum("np,npc->pc", problem.w, P * (1.0 - P))
+        scale = 1.0 / (problem.spread[:, :, None] * np.maximum(curvature, 1e-6) + penalty)
+        D = -_two_loop(g, pairs, scale)
+        slope = _dot(g, D)
+        ZD = problem.logits(D)
+        t, loss, P, new_value = _search(problem, Z, ZD, U, D, penalty, value, slope)
+        Z, S = Z + t[:, None] * ZD, t[:, None] * D
+        U, value = U + S, new_value
+        residual = problem.residual(P)
+        new_g = problem.gradient(residual) + penalty * U
+        pairs = [*pairs[-MEMORY + 1 :], (S, new_g - g, _dot(S, new_g - g))]
+        g = new_g
+    raise NotConvergedError(
+        f"ridge: at strength {lam:g} the weights are known to {error.max():.1e} after {max_iter} steps, "
+        f"asked for {tol:g}; raise max_iter or tol"
+    )
+
+
+def _two_loop(g: np.ndarray, pairs: list[tuple[np.ndarray, np.ndarray, np.ndarray]], scale: np.ndarray) -> np.ndarray:
+    q, alphas = g.copy(), []
+    for S, G, curvature in reversed(pairs):
+        alpha = np.where(curvature > 0, _dot(S, q) / np.where(curvature > 0, curvature, 1.0), 0.0)
+        alphas.append(alpha)
+        q -= alpha[:, None] * G
+    q *= scale
+    for (S, G, curvature), alpha in zip(pairs, reversed(alphas), strict=True):
+        beta = np.where(curvature > 0, _dot(G, q) / np.where(curvature > 0, curvature, 1.0), 0.0)
+        q += (alpha - beta)[:, None] * S
+    return q
+
+
+def _search(
+    problem: _Problem,
+    Z: np.ndarray,
+    ZD: np.ndarray,
+    U: np.ndarray,
+    D: np.ndarray,
+    penalty: np.ndarray,
+    value: np.ndarray,
+    slope: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Backtrack each weighting's step (p,) until the objective falls enough; logits are linear, so this is cheap."""
+    t = np.ones(len(value))
+    flat, bend = _dot(penalty * U, D), 0.5 * _dot(penalty * D, D)
+    base = 0.5 * _dot(penalty * U, U)
+    for _ in range(40):
+        loss, P = problem.softmax(Z + t[:, None] * ZD)
+        new_value = loss + base + t * flat + t * t * bend
+        failed = new_value > value + 1e-4 * t * slope + 1e-14 * np.abs(value)
+        if not failed.any():
+            break
+        t = np.where(failed, 0.5 * t, t)
+    return t, loss, P, new_value
+
+
+def _dot(A: np.ndarray, B: np.ndarray) -> np.ndarray:
+    """Inner products per weighting of two (r + 1, p, C) arrays: (p,)."""
+    return np.einsum("rpc,rpc->p", A, B)
+
+
+def _check_strengths(lams: np.ndarray | Sequence[float]) -> np.ndarray:
+    lams = np.atleast_1d(np.asarray(lams, np.float64))
+    if lams.ndim != 1 or len(lams) == 0 or not np.isfinite(lams).all() or (lams <= 0).any():
+        raise DataError(f"ridge: strengths should be positive numbers, got {lams}")
+    return lams
