@@ -63,23 +63,15 @@ def refuse_unfinite(
 
 def checks(ids: Sequence[str], tap: str, stored: np.ndarray) -> np.ndarray:
     """XXH3-64 of each row (n, length), seeded by input and tap so that no rows can change places: (n,) uint64."""
-    tap_seed = id_check(tap)
+    tap_seed = _seed(tap)
     rows = np.ascontiguousarray(stored).data.cast("B")
     width = stored.shape[1] * stored.itemsize
     digest = xxhash.xxh3_64_intdigest
     return np.fromiter(
-        (digest(rows[i * width : (i + 1) * width], id_check(key) ^ tap_seed) for i, key in enumerate(ids)),
+        (digest(rows[i * width : (i + 1) * width], _seed(key) ^ tap_seed) for i, key in enumerate(ids)),
         np.uint64,
         len(ids),
     )
-
-
-def id_check(text: str) -> int:
-    return xxhash.xxh3_64_intdigest(text.encode())
-
-
-def id_checks(ids: Sequence[str]) -> np.ndarray:
-    return np.fromiter(map(id_check, ids), np.uint64, len(ids))
 
 
 def file_name(content: Iterable[bytes]) -> str:
@@ -94,3 +86,7 @@ def _unfinite(stored: np.ndarray, dtype: Dtype) -> np.ndarray:
     """Where all exponent bits are set: several times faster than isfinite on float16."""
     exponent = _EXPONENT[dtype]
     return (stored.view(exponent.dtype) & exponent) == exponent
+
+
+def _seed(text: str) -> int:
+    return xxhash.xxh3_64_intdigest(text.encode())

@@ -2,82 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from head2toe.errors import StoreError
-from head2toe.store.codec import checks
+from head2toe.store.codec import STORED, checks
 from head2toe.store.index import Part
-from head2toe.store.lance_folder import DataFile, LanceFolder, explained
-from head2toe.store.rows import read_column
+from head2toe.store.lance_folder import Fragment, LanceFolder, column
 from head2toe.store.view import Damage
 
 
 @dataclass(frozen=True, eq=False)
-class Inspection:
-    """A file whose bytes changed: per tap, which rows (n,) bool are bad."""
+class Wreck:
+    """What can still be read of a damaged part: stored numbers (n, length) by tap, and which rows (n,) bool are bad."""
 
     part: Part
+    blocks: dict[str, np.ndarray]
     bad: dict[str, np.ndarray]
 
-    @property
-    def good_rows(self) -> np.ndarray:
-        """Rows good in every tap, ascending."""
-        return np.flatnonzero(~np.any(list(self.bad.values()), axis=0))
-
     def damages(self, folder: LanceFolder) -> list[Damage]:
-        view, file, ids = folder.view, self.part.file.name, self.part.ids
+        view, fragment, ids = folder.view, self.part.fragment, self.part.ids
         if ids is None:
-            return [Damage(view, file, tap, None) for tap in self.bad]
-        found = [Damage(view, file, tap, ids[row]) for tap, rows in self.bad.items() for row in np.flatnonzero(rows)]
-        return found or [Damage(view, file, None, None)]
+            return [Damage(view, fragment.keys.name, None, None, fragment.n_rows)]
+        name = fragment.data.name
+        found = [Damage(view, name, tap, ids[row], 1) for tap, rows in self.bad.items() for row in np.flatnonzero(rows)]
+        return found or [Damage(view, name, None, None, 0)]
+
+    def save(self, folder: LanceFolder) -> Fragment | None:
+        """Write the rows that are good in every tap to a new fragment, not yet committed; None if there is none."""
+        rows = np.flatnonzero(~np.any(list(self.bad.values()), axis=0))
+        if self.part.ids is None or not len(rows):
+            return None
+        blocks = {tap: self.blocks[tap][rows] for tap in self.part.fragment.taps}
+        return write_fragment(folder, [self.part.ids[row] for row in rows], blocks)
 
 
-def inspect(folder: LanceFolder, part: Part) -> Inspection:
-    """Compare each row and tap of a damaged file with its checksum."""
-    all_bad = np.ones(part.file.n_rows, bool)
-    expected = _expected(folder, part)
-    if part.ids is None or expected is None:
-        return Inspection(part, dict.fromkeys(part.file.taps, all_bad))
-    bad_ids = np.isin(np.arange(part.file.n_rows), list(part.bad_rows))
-    bad = {}
-    for i, tap in enumerate(part.file.taps):
-        try:
-            bad[tap] = bad_ids | (checks(part.ids, tap, read_column(folder, part.file, tap)) != expected[:, i])
-        except StoreError:
-            bad[tap] = all_bad
-    return Inspection(part, bad)
+@contextmanager
+def opened_wreck(folder: LanceFolder, part: Part) -> Iterator[Wreck]:
+    """Read what can be read of a damaged part, and compare each row and tap with its checksum."""
+    fragment = part.fragment
+    with tempfile.TemporaryDirectory() as out:
+        blocks = _dump(folder, fragment, Path(out)) if part.ids is not None else {}
+        bad = {}
+        for i, tap in enumerate(fragment.taps):
+            bad[tap] = np.ones(fragment.n_rows, bool)
+            if part.ids is not None and tap in blocks:
+                bad[tap] = checks(part.ids, tap, blocks[tap]) != part.checks[:, i]
+        yield Wreck(part, blocks, bad)
 
 
-def save_good_rows(folder: LanceFolder, inspection: Inspection) -> DataFile | None:
-    """Write the rows that are good in every tap to a new file, not yet committed; None if there is none."""
-    part, rows = inspection.part, inspection.good_rows
-    if part.ids is None or not len(rows):
-        return None
-    blocks = {tap: read_column(folder, part.file, tap)[rows] for tap in part.file.taps}
-    return write_file(folder, [part.ids[row] for row in rows], blocks)
-
-
-def write_file(folder: LanceFolder, ids: Sequence[str], stored: Mapping[str, np.ndarray]) -> DataFile:
+def write_fragment(folder: LanceFolder, ids: Sequence[str], stored: Mapping[str, np.ndarray]) -> Fragment:
     """Write stored numbers (n, length) by tap with their checksums, not yet committed."""
     sums = np.stack([checks(ids, tap, block) for tap, block in stored.items()], axis=1)
     return folder.write(ids, sums, stored)
 
 
-def _expected(folder: LanceFolder, part: Part) -> np.ndarray | None:
-    """The checksums (n, L) that the file keeps, None if they cannot be read."""
-    n_rows, n_taps = part.file.n_rows, len(part.file.taps)
+def _dump(folder: LanceFolder, fragment: Fragment, out: Path) -> dict[str, np.ndarray]:
+    """The taps of a damaged file that a process of its own could read, in the planned shape."""
+    copy = out / "file.lance"
     try:
-        with explained("read", part.file.name):
-            batches = list(folder.batches(part.file.name, ("checks",), range(n_rows), 65536))
-            kept = [value for batch in batches for value in batch.column("checks").to_pylist()]
-    except StoreError:
+        with copy.open("wb") as file:
+            file.writelines(folder.content(fragment.data))
+    except FileNotFoundError:
+        return {}
+    start = 0
+    while start < len(fragment.taps):
+        arguments = [f"{i}={column(tap)}" for i, tap in enumerate(fragment.taps) if i >= start]
+        command = [sys.executable, "-P", str(Path(__file__).with_name("dump.py")), str(copy), str(out), *arguments]
+        ended = subprocess.run(command, capture_output=True, check=False)
+        tried = ended.stdout.split()
+        if ended.returncode == 0 or not tried:
+            break
+        start = int(tried[-1]) + 1  # that column ended the process
+    found = {tap: _load(folder, fragment, tap, out / f"{i}.npy") for i, tap in enumerate(fragment.taps)}
+    return {tap: block for tap, block in found.items() if block is not None}
+
+
+def _load(folder: LanceFolder, fragment: Fragment, tap: str, path: Path) -> np.ndarray | None:
+    try:
+        block = np.load(path)
+    except (OSError, ValueError, EOFError):
         return None
-    # a damaged length makes that row bad, not the others
-    sums = np.zeros((n_rows, n_taps), np.uint64)
-    for row, value in enumerate(kept[:n_rows]):
-        if value is not None and len(value) == 8 * n_taps:
-            sums[row] = np.frombuffer(value, np.uint64)
-    return sums
+    planned = (fragment.n_rows, folder.view.pool.length(folder.taps[tap])), STORED[folder.view.dtype]
+    return block if (block.shape, block.dtype) == planned else None

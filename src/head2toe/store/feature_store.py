@@ -12,10 +12,10 @@ import numpy as np
 
 from head2toe.errors import FeatureError, StoreDamagedError, StoreError
 from head2toe.store.codec import READ, STORED, decode, encode, refuse_unfinite
-from head2toe.store.damage import inspect, save_good_rows, write_file
+from head2toe.store.damage import opened_wreck, write_fragment
 from head2toe.store.index import Index, Part
-from head2toe.store.lance_folder import ConflictError, DataFile, LanceFolder, Place, explained
-from head2toe.store.rows import Wanted, load_index, not_intact, read_rows
+from head2toe.store.lance_folder import ConflictError, Fragment, LanceFolder, Place, explained
+from head2toe.store.rows import Wanted, damaged_parts, load_index, read_rows
 from head2toe.store.view import Compaction, Damage, View, ViewInfo
 from head2toe.table import FeatureTable
 from head2toe.taps import PooledTap, Tap
@@ -46,7 +46,7 @@ class FeatureStore:
             address = str(Path(address).expanduser().absolute())
         self._place = Place(address, tuple(sorted((storage_options or {}).items())))
         self._open: dict[str, tuple[LanceFolder, Index]] = {}
-        self._intact: set[str] = set()  # files whose bytes were seen to match their name
+        self._intact: set[Fragment] = set()  # seen to match their names
         self._guard = threading.RLock()
 
     def __reduce__(self) -> tuple[type[FeatureStore], tuple[str, dict[str, str]]]:
@@ -72,7 +72,7 @@ class FeatureStore:
                 return list(dict.fromkeys(ids))
             folder, index = opened
             _refuse_other_taps(folder, taps)
-            if verify if verify is not None else self._place.local is not None:
+            if self._verifies(verify):
                 index = self._without_damage(folder, index, ids, names)
             return list(index.lacking(ids, names))
 
@@ -93,21 +93,21 @@ class FeatureStore:
                 if not lacking:
                     return 0
                 folder.add_taps({tap: view.pool.length(tap) for tap in features})
-                files = []
+                fragments = []
                 for names, keys in _by_taps(lacking).items():
                     rows = np.array([first[key] for key in keys])
-                    files.append(write_file(folder, keys, {name: stored[name][rows] for name in names}))
+                    fragments.append(write_fragment(folder, keys, {name: stored[name][rows] for name in names}))
                 with contextlib.suppress(ConflictError):
-                    folder.append(files, exclusive)
+                    folder.append(fragments, exclusive)
                     self._index(folder)
                     return len(lacking)
         raise StoreError(f"write: {_ATTEMPTS} attempts on the view {view} met other writers; run again with fewer")
 
-    def read(self, view: View, ids: Sequence[str], taps: Sequence[Tap], *, verify: bool = False) -> FeatureTable:
+    def read(self, view: View, ids: Sequence[str], taps: Sequence[Tap], *, verify: bool | None = None) -> FeatureTable:
         """The features of `ids` (repeats allowed) in the asked order of rows and taps, one array (n, length) a tap.
 
         float16 and float32 come as stored, bfloat16 widened to float32. With `verify`, StoreDamagedError unless every
-        file that is read matches its checksum.
+        file that is read matches its checksum; by default on local folders, where each file is compared once.
         """
         wanted = [Wanted(tap.name, view.pool.length(tap)) for tap in taps]
         names = [tap.name for tap in taps]
@@ -116,7 +116,7 @@ class FeatureStore:
                 raise StoreError(f"read: {self.location} holds nothing of the view {view}; extract features first")
             folder, index = opened
             _refuse_other_taps(folder, taps)
-            if verify:
+            if self._verifies(verify):
                 self._refuse_damaged(folder, index, ids, names)
             try:
                 blocks = read_rows(folder, index, ids, wanted)
@@ -172,7 +172,9 @@ class FeatureStore:
                     continue
                 folder, index = opened
                 for done, part in enumerate(index.parts, 1):
-                    found += [d for bad in not_intact(folder, [part]) for d in inspect(folder, bad).damages(folder)]
+                    for wreck in damaged_parts(folder, [part]):
+                        with opened_wreck(folder, wreck) as opened_part:
+                            found += opened_part.damages(folder)
                     if progress is not None:
                         progress(done, len(index.parts))
         return found
@@ -186,6 +188,11 @@ class FeatureStore:
         with self._writing("remove", view, create=False) as (folder, _, _):
             folder.remove()
             self._open.pop(view.key)
+
+    def _verifies(self, verify: bool | None) -> bool:
+        if verify:
+            self._intact.clear()
+        return self._place.local is not None if verify is None else verify
 
     def _these(self, view: View | None) -> list[View]:
         return [view] if view is not None else [info.view for info in self.views()]
@@ -245,18 +252,17 @@ class FeatureStore:
         return read_rows(folder, index, ids, wanted)
 
     def _damaged(self, folder: LanceFolder, index: Index, ids: Sequence[str], taps: Sequence[str]) -> list[Part]:
-        """Of the parts that hold `taps` of `ids` those that changed, and all whose ids cannot be trusted."""
-        parts = {part.file.name: part for part in index.parts if part.is_damaged}
-        unseen = [part for part in index.parts_of(ids, taps) if part.file.name not in self._intact | set(parts)]
-        bad = not_intact(folder, unseen)
-        parts.update((part.file.name, part) for part in bad)
-        self._intact.update(part.file.name for part in unseen if part.file.name not in parts)
-        return list(parts.values())
+        """The parts whose bytes changed: of those that hold `taps` of `ids`, and of those whose inputs are unknown."""
+        unseen = [part for part in index.parts_of(ids, taps) if part.fragment not in self._intact]
+        damaged = damaged_parts(folder, unseen)
+        self._intact.update(part.fragment for part in unseen if part not in damaged)
+        return damaged + [part for part in index.parts if part.ids is None]
 
     def _refuse_damaged(self, folder: LanceFolder, index: Index, ids: Sequence[str], taps: Sequence[str]) -> None:
         damaged = self._damaged(folder, index, ids, taps)
         if damaged:
-            first = inspect(folder, damaged[0]).damages(folder)[0]
+            with opened_wreck(folder, damaged[0]) as wreck:
+                first = wreck.damages(folder)[0]
             raise StoreDamagedError(
                 f"read: {len(damaged)} files at {self.location} differ from their checksums, the first: {first}; "
                 "extract these inputs again to repair them"
@@ -269,9 +275,10 @@ class FeatureStore:
                 return index
             with self._writing("drop damaged rows", folder.view) as (folder, index, _):
                 for part in self._damaged(folder, index, ids, taps):
-                    saved = save_good_rows(folder, inspect(folder, part))
+                    with opened_wreck(folder, part) as wreck:
+                        saved = wreck.save(folder)
                     with contextlib.suppress(ConflictError):
-                        folder.replace([part.file], [saved] if saved is not None else [])
+                        folder.replace([part.fragment], [saved] if saved is not None else [])
                 index = self._forget(folder)
         raise StoreError(f"missing: {_ATTEMPTS} attempts to drop damaged rows of the view {folder.view} failed")
 
@@ -286,29 +293,30 @@ class FeatureStore:
                 self._without_damage(*opened, opened[1].ids(), list(opened[0].taps))
         with self._writing("compact", view, create=False) as (folder, index, exclusive):
             before = folder.disk()[0]
-            files = _rewrite(folder, index)
-            if len(files) < len(index.parts):
-                folder.replace([part.file for part in index.parts], files)
+            if len(index.parts) > 1:
+                fragments = _rewrite(folder, index)
+                if len(fragments) < len(index.parts):
+                    folder.replace([part.fragment for part in index.parts], fragments)
             folder.clean(exclusive)
-            fragments = len(index.parts), len(self._index(folder).parts)
-            return Compaction(view, fragments, (before, folder.disk()[0]))
+            counts = len(index.parts), len(self._index(folder).parts)
+            return Compaction(view, counts, (before, folder.disk()[0]))
 
 
-def _rewrite(folder: LanceFolder, index: Index) -> list[DataFile]:
-    """Files of at most about 256 MB that hold every row of `index`, the taps of each input joined; not committed."""
+def _rewrite(folder: LanceFolder, index: Index) -> list[Fragment]:
+    """Fragments of at most about 256 MB that hold every row of `index`, taps joined; not committed."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for key in index.ids():
         kept = index.taps_of(key)
         groups.setdefault(tuple(name for name in folder.taps if name in kept), []).append(key)
-    files = []
+    fragments = []
     for names, ids in groups.items():
         wanted = [Wanted(name, folder.view.pool.length(folder.taps[name])) for name in names]
         row = sum(want.length for want in wanted) * STORED[folder.view.dtype].itemsize
         step = max(1, _FILE_BYTES // max(1, row))
         for start in range(0, len(ids), step):
             blocks = read_rows(folder, index, ids[start : start + step], wanted)
-            files.append(write_file(folder, ids[start : start + step], dict(zip(names, blocks, strict=True))))
-    return files
+            fragments.append(write_fragment(folder, ids[start : start + step], dict(zip(names, blocks, strict=True))))
+    return fragments
 
 
 def _stored(view: View, ids: Sequence[str], features: Mapping[Tap, np.ndarray]) -> dict[str, np.ndarray]:

@@ -7,22 +7,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from head2toe.store.lance_folder import DataFile
+from head2toe.store.lance_folder import Fragment
 
 _ROW_BITS = 32
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One data file as seen by a reader: `ids` is None where they cannot be read; `bad_rows` have a damaged id."""
+    """A fragment as seen by a reader: its inputs, None where its file of keys is damaged, and checks (n, L) uint64."""
 
-    file: DataFile
+    fragment: Fragment
     ids: tuple[str, ...] | None
-    bad_rows: frozenset[int] = frozenset()
-
-    @property
-    def is_damaged(self) -> bool:
-        return self.ids is None or bool(self.bad_rows)
+    checks: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,10 +31,9 @@ class Index:
 
     def __post_init__(self) -> None:
         for number, part in enumerate(self.parts):
-            rows = self._addresses.setdefault(frozenset(part.file.taps), {})
+            rows = self._addresses.setdefault(frozenset(part.fragment.taps), {})
             for row, key in enumerate(part.ids or ()):
-                if row not in part.bad_rows:
-                    rows.setdefault(key, number << _ROW_BITS | row)
+                rows.setdefault(key, number << _ROW_BITS | row)
 
     def ids(self) -> list[str]:
         """The distinct inputs, oldest first."""

@@ -1,8 +1,9 @@
 """One view on disk: a Lance dataset of content-addressed data files. The only module that names lance.
 
-Layout of `KEY.lance`: columns `id` (string), `id_check` (uint64), `checks` (binary: one uint64 a tap, in the order of
-the file's tap columns) and one fixed-size list a tap. A data file holds some taps of some inputs, each of them whole,
-so that adding rows or taps only adds files. Every file is called by the hash of its bytes.
+Layout of `KEY.lance`: a fragment holds some taps of some inputs, each of them whole, so that adding rows or taps only
+adds fragments. It has two files, each called by the hash of its bytes: a small one with the columns `id` (string) and
+`checks` (binary, one uint64 a tap), and one with a fixed-size list a tap. Lance never parses a small file whose bytes
+changed: it trusts lengths, and one flipped bit in them can ask for all memory.
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ import numpy as np
 import pyarrow as pa
 
 from head2toe.errors import Head2ToeError, StoreDamagedError, StoreError
-from head2toe.store.codec import file_name, id_checks
+from head2toe.store.codec import file_name
 from head2toe.store.view import Dtype, View, tap_from_json, tap_to_json, view_from_json, view_to_json
 from head2toe.taps import Tap
 
 if TYPE_CHECKING:
     from lance import LanceDataset, LanceOperation
     from lance.file import LanceFileSession
-    from lance.fragment import FragmentMetadata
+    from lance.fragment import DataFile, FragmentMetadata
 
 # 2.0 keeps features in flat pages: on 2,272 x 61 x 512 float16 in one file it reads 1.7 times faster than 2.1 and 2.2
 _FILE_VERSION = "2.0"
 _ARROW: dict[Dtype, pa.DataType] = {"float16": pa.float16(), "float32": pa.float32(), "bfloat16": pa.uint16()}
-_FIXED = (pa.field("id", pa.string()), pa.field("id_check", pa.uint64()), pa.field("checks", pa.binary()))
+_KEYS = pa.schema([pa.field("id", pa.string()), pa.field("checks", pa.binary())])
 
 
 class ConflictError(Exception):
@@ -42,13 +43,21 @@ class ConflictError(Exception):
 
 
 @dataclass(frozen=True)
-class DataFile:
-    """A data file: `taps` are its tap columns in their order in the file, `size` its bytes."""
+class File:
+    """A file under `data/`, `size` in bytes."""
 
     name: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """Some taps of some inputs; `taps` are in the order of their columns."""
+
+    keys: File
+    data: File
     taps: tuple[str, ...]
     n_rows: int
-    size: int
 
 
 @dataclass(frozen=True)
@@ -141,7 +150,7 @@ class LanceFolder:
         import lance
 
         created = datetime.now(UTC).isoformat(timespec="seconds")
-        schema = pa.schema(_FIXED, metadata={"head2toe": view_to_json(view, created)})
+        schema = _KEYS.with_metadata({"head2toe": view_to_json(view, created)})
         with contextlib.suppress(OSError):
             lance.write_dataset(
                 schema.empty_table(),
@@ -186,14 +195,13 @@ class LanceFolder:
         self._dataset.checkout_latest()
         return self.version != before
 
-    def files(self) -> list[DataFile]:
+    def fragments(self) -> list[Fragment]:
         names = {field.id(): _tap_name(field.name()) for field in self._dataset.lance_schema.fields()}
-        fixed = len(_FIXED)
         found = []
-        for fragment in self._fragments():
-            (file,) = fragment.files
-            taps = tuple(names[i] for i in file.fields[fixed:])
-            found.append(DataFile(str(file.path), taps, fragment.physical_rows, file.file_size_bytes or 0))
+        for fragment in self._metadata():
+            keys, data = fragment.files
+            taps = tuple(names[i] for i in data.fields)
+            found.append(Fragment(_file(keys), _file(data), taps, fragment.physical_rows))
         return found
 
     def add_taps(self, taps: Mapping[Tap, int]) -> None:
@@ -216,18 +224,18 @@ class LanceFolder:
         )
 
     def batches(
-        self, file: str, columns: Sequence[str], rows: range | Sequence[int], batch_rows: int
+        self, file: File, columns: Sequence[str], rows: range | Sequence[int], batch_rows: int
     ) -> Iterator[pa.RecordBatch]:
-        """The asked rows of a file, ascending, in batches of `batch_rows`; `columns` are names of `column`."""
-        reader = self._session.open_reader(f"data/{file}", list(columns))
+        """The asked rows of a file, ascending, in batches of `batch_rows`; `columns` as `column` names them."""
+        reader = self._session.open_reader(f"data/{file.name}", list(columns))
         if isinstance(rows, range):
             found = reader.read_range(rows.start, len(rows), batch_size=batch_rows, batch_readahead=2)
         else:
             found = reader.take_rows(list(rows), batch_size=batch_rows, batch_readahead=2)
         yield from found.to_batches()
 
-    def content(self, file: DataFile) -> Iterator[bytes]:
-        """A data file's bytes in pieces; FileNotFoundError where it is gone."""
+    def content(self, file: File) -> Iterator[bytes]:
+        """A file's bytes in pieces; FileNotFoundError where it is gone."""
         if self.place.local is not None:
             yield from _pieces(self.place.local / f"{self.key}.lance" / "data" / file.name)
             return
@@ -237,17 +245,18 @@ class LanceFolder:
         for start in range(0, file.size, _PIECE):
             yield self._session.read_range(path, start, min(_PIECE, file.size - start))
 
-    def write(self, ids: Sequence[str], checks: np.ndarray, taps: Mapping[str, np.ndarray]) -> DataFile:
-        """Write a data file, not yet committed: checks (n, L) uint64 and stored numbers (n, length) by tap."""
-        fields = [*_FIXED, *(_tap_field(name, self.view.dtype, block.shape[1]) for name, block in taps.items())]
-        keys = [pa.array(ids, pa.string()), pa.array(id_checks(ids)), pa.array([row.tobytes() for row in checks])]
-        blocks = [_to_arrow(block, field.type) for block, field in zip(taps.values(), fields[len(keys) :], strict=True)]
-        batch = pa.record_batch([*keys, *blocks], schema=pa.schema(fields))
-        name, size = self._write_local(batch) if self.place.local is not None else self._upload(batch)
-        return DataFile(name, tuple(taps), len(ids), size)
+    def write(self, ids: Sequence[str], checks: np.ndarray, taps: Mapping[str, np.ndarray]) -> Fragment:
+        """Write a fragment, not yet committed: checks (n, L) uint64 and stored numbers (n, length) by tap."""
+        sums = [row.tobytes() for row in checks]
+        keys = pa.record_batch([pa.array(ids, pa.string()), pa.array(sums, pa.binary())], schema=_KEYS)
+        fields = [_tap_field(name, self.view.dtype, block.shape[1]) for name, block in taps.items()]
+        blocks = [_to_arrow(block, field.type) for block, field in zip(taps.values(), fields, strict=True)]
+        data = pa.record_batch(blocks, schema=pa.schema(fields))
+        put = self._write_local if self.place.local is not None else self._upload
+        return Fragment(put(keys), put(data), tuple(taps), len(ids))
 
-    def append(self, files: Sequence[DataFile], exclusive: bool) -> None:
-        """Commit files written with `write`, all or none; ConflictError unless they follow the version seen here.
+    def append(self, new: Sequence[Fragment], exclusive: bool) -> None:
+        """Commit fragments made by `write`, all or none; ConflictError unless they follow the version seen here.
 
         Lance lets appends pass each other, so that two processes could add the same input. An `exclusive` caller (it
         holds the lock) appends in constant time; any other names every fragment in a merge, which Lance refuses when
@@ -255,24 +264,24 @@ class LanceFolder:
         """
         from lance import LanceOperation
 
-        fragments = [self._fragment(file) for file in files]
+        fragments = [self._to_lance(fragment) for fragment in new]
         if exclusive:
             return self._commit(LanceOperation.Append(fragments))
-        old = self._fragments()
+        old = self._metadata()
         start = 1 + max((fragment.id for fragment in old), default=-1)
         for i, fragment in enumerate(fragments):
             fragment.id = start + i
         return self._commit(LanceOperation.Merge([*old, *fragments], self._dataset.lance_schema))
 
-    def replace(self, old: Sequence[DataFile], new: Sequence[DataFile]) -> None:
-        """Commit `new` files in the place of `old` ones, all or none; ConflictError if an old one is already gone."""
+    def replace(self, old: Sequence[Fragment], new: Sequence[Fragment]) -> None:
+        """Commit `new` in the place of `old`, all or none; ConflictError if an old one is already gone."""
         from lance import LanceOperation
 
-        names = {file.name for file in old}
-        gone = [fragment.id for fragment in self._fragments() if str(fragment.files[0].path) in names]
+        names = {fragment.data.name for fragment in old}
+        gone = [fragment.id for fragment in self._metadata() if str(fragment.files[1].path) in names]
         if len(gone) < len(names):
             raise ConflictError
-        fragments = [self._fragment(file) for file in new]
+        fragments = [self._to_lance(fragment) for fragment in new]
         self._commit(LanceOperation.Update(removed_fragment_ids=gone, new_fragments=fragments))
 
     def clean(self, exclusive: bool) -> None:
@@ -299,7 +308,7 @@ class LanceFolder:
             raise StoreError(f"store: {self.place.join(self.key)}.lance is a Lance dataset, but no view of head2toe")
         return view_from_json(metadata[b"head2toe"].decode())
 
-    def _fragments(self) -> list[FragmentMetadata]:
+    def _metadata(self) -> list[FragmentMetadata]:
         return [fragment.metadata for fragment in self._dataset.get_fragments()]
 
     def _commit(self, operation: LanceOperation.BaseOperation) -> None:
@@ -317,34 +326,35 @@ class LanceFolder:
         except CommitConflictError as error:
             raise ConflictError from error
 
-    def _fragment(self, file: DataFile) -> FragmentMetadata:
-        from lance.fragment import DataFile as LanceFile
-        from lance.fragment import FragmentMetadata
+    def _to_lance(self, fragment: Fragment) -> FragmentMetadata:
+        from lance.fragment import DataFile, FragmentMetadata
 
         ids = {field.name(): field.id() for field in self._dataset.lance_schema.fields()}
-        fields = [ids[name] for name in (*(field.name for field in _FIXED), *map(column, file.taps))]
         major, minor = map(int, _FILE_VERSION.split("."))
-        entry = LanceFile(file.name, fields, list(range(len(fields))), major, minor, file.size)
-        return FragmentMetadata(id=0, files=[entry], physical_rows=file.n_rows)
+        files = []
+        for file, columns in ((fragment.keys, _KEYS.names), (fragment.data, [column(tap) for tap in fragment.taps])):
+            fields = [ids[name] for name in columns]
+            files.append(DataFile(file.name, fields, list(range(len(fields))), major, minor, file.size))
+        return FragmentMetadata(id=0, files=files, physical_rows=fragment.n_rows)
 
-    def _write_local(self, batch: pa.RecordBatch) -> tuple[str, int]:
+    def _write_local(self, batch: pa.RecordBatch) -> File:
         assert self.place.local is not None
         folder = self.place.local / f"{self.key}.lance" / "data"
         folder.mkdir(exist_ok=True)
         draft = folder / f"{uuid.uuid4().hex}.lance"
         try:
-            name, size = _write_file(draft, batch)
-            os.replace(draft, folder / name)
+            file = _write_file(draft, batch)
+            os.replace(draft, folder / file.name)
         finally:
             draft.unlink(missing_ok=True)
-        return name, size
+        return file
 
-    def _upload(self, batch: pa.RecordBatch) -> tuple[str, int]:
+    def _upload(self, batch: pa.RecordBatch) -> File:
         with tempfile.TemporaryDirectory() as folder:
             draft = Path(folder) / "draft.lance"
-            name, size = _write_file(draft, batch)
-            self._session.upload_file(draft, f"data/{name}")
-        return name, size
+            file = _write_file(draft, batch)
+            self._session.upload_file(draft, f"data/{file.name}")
+        return file
 
 
 def column(tap: str) -> str:
@@ -399,17 +409,21 @@ def _tap_field(tap: str, dtype: Dtype, length: int) -> pa.Field:
     return pa.field(column(tap), pa.list_(_ARROW[dtype], length))
 
 
+def _file(file: DataFile) -> File:
+    return File(str(file.path), file.file_size_bytes or 0)
+
+
 def _to_arrow(block: np.ndarray, kind: pa.DataType) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(block.reshape(-1)), type=kind)
 
 
-def _write_file(path: Path, batch: pa.RecordBatch) -> tuple[str, int]:
-    """Write a Lance file; its content's name and its bytes."""
+def _write_file(path: Path, batch: pa.RecordBatch) -> File:
+    """Write a Lance file; the name that its bytes ask for."""
     from lance.file import LanceFileWriter
 
     with LanceFileWriter(str(path), batch.schema, version=_FILE_VERSION) as writer:
         writer.write_batch(batch)
-    return file_name(_pieces(path)), path.stat().st_size
+    return File(file_name(_pieces(path)), path.stat().st_size)
 
 
 def _pieces(path: Path) -> Iterator[bytes]:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from head2toe.errors import StoreDamagedError
-from head2toe.store.codec import STORED, file_name, id_checks
+from head2toe.store.codec import STORED, file_name
 from head2toe.store.index import Index, Part, split
-from head2toe.store.lance_folder import DataFile, LanceFolder, column, explained, from_arrow
+from head2toe.store.lance_folder import File, Fragment, LanceFolder, column, explained, from_arrow
 
 _BATCH_BYTES = 1 << 23
 _JOB_BYTES = 1 << 26
@@ -26,13 +26,13 @@ class Wanted:
 
 
 def load_index(folder: LanceFolder, known: Index | None) -> Index:
-    """The index of the folder's version; only the ids of files that `known` lacks are read."""
-    old = {part.file.name: part for part in known.parts} if known is not None else {}
-    files = folder.files()
-    new = [file for file in files if file.name not in old]
+    """The index of the folder's version; only the keys of fragments that `known` lacks are read."""
+    old = {part.fragment: part for part in known.parts} if known is not None else {}
+    fragments = folder.fragments()
+    new = [fragment for fragment in fragments if fragment not in old]
     with ThreadPoolExecutor(_workers(folder)) as pool:
-        fresh = {part.file.name: part for part in pool.map(lambda file: _load_part(folder, file), new)}
-    return Index(tuple(old.get(file.name) or fresh[file.name] for file in files))
+        old.update(zip(new, pool.map(lambda fragment: _load_part(folder, fragment), new), strict=True))
+    return Index(tuple(old[fragment] for fragment in fragments))
 
 
 def read_rows(folder: LanceFolder, index: Index, ids: Sequence[str], wanted: Sequence[Wanted]) -> list[np.ndarray]:
@@ -53,7 +53,7 @@ def read_rows(folder: LanceFolder, index: Index, ids: Sequence[str], wanted: Seq
         for part, rows, at in split(addresses):
             for start in range(0, len(rows), step):
                 piece = slice(start, start + step)
-                jobs.append((index.parts[part].file, positions, rows[piece], asked[at[piece]]))
+                jobs.append((index.parts[part].fragment.data, positions, rows[piece], asked[at[piece]]))
     with ThreadPoolExecutor(_workers(folder)) as pool:
         for _ in pool.map(lambda job: _fill(folder, blocks, wanted, *job), jobs):
             pass
@@ -65,48 +65,35 @@ def read_rows(folder: LanceFolder, index: Index, ids: Sequence[str], wanted: Seq
     return blocks
 
 
-def is_intact(folder: LanceFolder, file: DataFile) -> bool:
-    """Whether the file's bytes are those that were written."""
+def damaged_parts(folder: LanceFolder, parts: Sequence[Part]) -> list[Part]:
+    """Those of `parts` whose bytes are not those that were written."""
+    with ThreadPoolExecutor(_workers(folder)) as pool:
+        fine = pool.map(lambda part: part.ids is not None and _is_intact(folder, part.fragment.data), parts)
+        return [part for part, is_fine in zip(parts, fine, strict=True) if not is_fine]
+
+
+def _is_intact(folder: LanceFolder, file: File) -> bool:
     try:
         return file_name(folder.content(file)) == file.name
     except FileNotFoundError:
         return False
 
 
-def not_intact(folder: LanceFolder, parts: Sequence[Part]) -> list[Part]:
-    with ThreadPoolExecutor(_workers(folder)) as pool:
-        intact = pool.map(lambda part: is_intact(folder, part.file), parts)
-        return [part for part, fine in zip(parts, intact, strict=True) if not fine]
-
-
-def read_column(folder: LanceFolder, file: DataFile, tap: str) -> np.ndarray:
-    """All rows of one tap of one file, stored numbers (n, length)."""
-    length = folder.view.pool.length(folder.taps[tap])
-    block = np.empty((file.n_rows, length), STORED[folder.view.dtype])
-    everything = np.arange(file.n_rows)
-    _fill(folder, [block], [Wanted(tap, length)], file, (0,), everything, everything)
-    return block
-
-
-def _load_part(folder: LanceFolder, file: DataFile) -> Part:
-    try:
-        with explained("read", file.name):
-            batches = list(folder.batches(file.name, ("id", "id_check"), range(file.n_rows), 65536))
-            ids = tuple(key for batch in batches for key in batch.column("id").to_pylist())
-            found = np.concatenate([batch.column("id_check").to_numpy() for batch in batches])
-            bad = np.flatnonzero(id_checks(ids) != found)
-    except Exception:
-        if is_intact(folder, file):  # then it is no damage but the disk or the network
-            raise
-        return Part(file, None)
-    return Part(file, ids, frozenset(bad.tolist()))
+def _load_part(folder: LanceFolder, fragment: Fragment) -> Part:
+    n_rows, n_taps = fragment.n_rows, len(fragment.taps)
+    if not _is_intact(folder, fragment.keys):
+        return Part(fragment, None, np.zeros((n_rows, n_taps), np.uint64))
+    batches = list(folder.batches(fragment.keys, ("id", "checks"), range(n_rows), n_rows))
+    ids = tuple(key for batch in batches for key in batch.column("id").to_pylist())
+    sums = b"".join(row for batch in batches for row in batch.column("checks").to_pylist())
+    return Part(fragment, ids, np.frombuffer(sums, np.uint64).reshape(n_rows, n_taps))
 
 
 def _fill(
     folder: LanceFolder,
     blocks: list[np.ndarray],
     wanted: Sequence[Wanted],
-    file: DataFile,
+    file: File,
     positions: Sequence[int],
     rows: np.ndarray,
     at: np.ndarray,
@@ -120,9 +107,9 @@ def _fill(
     batch_rows = max(16, min(65536, _BATCH_BYTES // max(1, row_bytes)))
     columns = [column(wanted[i].tap) for i in positions]
     done = 0
-    with explained("read", file.name):
+    with explained("read", f"data/{file.name}"):
         where = range(first, last + 1) if is_dense else rows.tolist()
-        for batch in folder.batches(file.name, columns, where, batch_rows):
+        for batch in folder.batches(file, columns, where, batch_rows):
             a, b = np.searchsorted(offsets, (done, done + batch.num_rows))
             done += batch.num_rows
             if a == b:

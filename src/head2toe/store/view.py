@@ -70,21 +70,22 @@ class ViewInfo:
 class Damage:
     """Stored bytes that differ from their checksum.
 
-    `tap` and `id` name the damaged features; both are None where only the structure of `file` is damaged and every
-    row can still be read; `id` alone is None where the inputs of `file` cannot be read.
+    `tap` and `id` name the damaged features. Where both are None, `file` is damaged outside of them: either no row is
+    lost (`rows` is 0) or the names of all its rows.
     """
 
     view: View
     file: str
     tap: str | None
     id: str | None
+    rows: int
 
     def __str__(self) -> str:
-        if self.tap is None:
-            what = "its structure, no row" if self.id is None else f"input {self.id}"
+        if self.tap is not None:
+            what = f"tap '{self.tap}' of input {self.id}"
         else:
-            what = f"tap '{self.tap}', input {self.id or 'unknown (its ids cannot be read)'}"
-        return f"view {self.view}: {what}, file {self.file}"
+            what = f"the names of {self.rows} inputs" if self.rows else "the structure of a file, no features"
+        return f"view {self.view}: {what} (data/{self.file})"
 
 
 @dataclass(frozen=True)
