@@ -40,7 +40,7 @@ class Wreck:
         if self.part.ids is None or not len(rows):
             return None
         blocks = {tap: self.blocks[tap][rows] for tap in self.part.fragment.taps}
-        return write_fragment(folder, [self.part.ids[row] for row in rows], blocks)
+        return write_part(folder, [self.part.ids[row] for row in rows], blocks).fragment
 
 
 @contextmanager
@@ -57,10 +57,10 @@ def opened_wreck(folder: LanceFolder, part: Part) -> Iterator[Wreck]:
         yield Wreck(part, blocks, bad)
 
 
-def write_fragment(folder: LanceFolder, ids: Sequence[str], stored: Mapping[str, np.ndarray]) -> Fragment:
+def write_part(folder: LanceFolder, ids: Sequence[str], stored: Mapping[str, np.ndarray]) -> Part:
     """Write stored numbers (n, length) by tap with their checksums, not yet committed."""
     sums = np.stack([checks(ids, tap, block) for tap, block in stored.items()], axis=1)
-    return folder.write(ids, sums, stored)
+    return Part(folder.write(ids, sums, stored), tuple(ids), sums)
 
 
 def _dump(folder: LanceFolder, fragment: Fragment, out: Path) -> dict[str, np.ndarray]:

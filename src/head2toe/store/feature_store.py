@@ -12,7 +12,7 @@ import numpy as np
 
 from head2toe.errors import FeatureError, StoreDamagedError, StoreError
 from head2toe.store.codec import READ, STORED, decode, encode, refuse_unfinite
-from head2toe.store.damage import opened_wreck, write_fragment
+from head2toe.store.damage import opened_wreck, write_part
 from head2toe.store.index import Index, Part
 from head2toe.store.lance_folder import ConflictError, Fragment, LanceFolder, Place, explained
 from head2toe.store.rows import Wanted, damaged_parts, load_index, read_rows
@@ -93,13 +93,14 @@ class FeatureStore:
                 if not lacking:
                     return 0
                 folder.add_taps({tap: view.pool.length(tap) for tap in features})
-                fragments = []
+                parts = []
                 for names, keys in _by_taps(lacking).items():
                     rows = np.array([first[key] for key in keys])
-                    fragments.append(write_fragment(folder, keys, {name: stored[name][rows] for name in names}))
+                    parts.append(write_part(folder, keys, {name: stored[name][rows] for name in names}))
                 with contextlib.suppress(ConflictError):
-                    folder.append(fragments, exclusive)
-                    self._index(folder)
+                    folder.append([part.fragment for part in parts], exclusive)
+                    for part in parts:
+                        index.add(part)
                     return len(lacking)
         raise StoreError(f"write: {_ATTEMPTS} attempts on the view {view} met other writers; run again with fewer")
 
@@ -116,17 +117,21 @@ class FeatureStore:
                 raise StoreError(f"read: {self.location} holds nothing of the view {view}; extract features first")
             folder, index = opened
             _refuse_other_taps(folder, taps)
-            if self._verifies(verify):
-                self._refuse_damaged(folder, index, ids, names)
-            try:
-                blocks = read_rows(folder, index, ids, wanted)
-            except KeyError as error:
-                key, tap = error.args
-                raise StoreError(
-                    f"read: {self.location} lacks tap '{tap}' of input {key} in the view {view}; extract it first"
-                ) from error
-            except StoreError:
-                blocks = self._read_again(folder, index, ids, wanted)
+            while True:
+                try:
+                    if self._verifies(verify):
+                        self._refuse_damaged(folder, index, ids, names)
+                    blocks = read_rows(folder, index, ids, wanted)
+                    break
+                except KeyError as error:
+                    key, tap = error.args
+                    raise StoreError(
+                        f"read: {self.location} lacks tap '{tap}' of input {key} in the view {view}; extract it first"
+                    ) from error
+                except StoreError:
+                    if not folder.refresh():
+                        raise
+                    index = self._index(folder)  # a compaction by another process moved the rows meanwhile
             self._place.touch(view.key)
         pooled = tuple(PooledTap(tap, view.pool) for tap in taps)
         return FeatureTable(tuple(ids), pooled, tuple(decode(block, view.dtype) for block in blocks))
@@ -165,19 +170,7 @@ class FeatureStore:
         `progress` is told (files done, files in all) of each view. The next extraction of the damaged inputs, or
         `compact`, drops the damaged rows.
         """
-        found: list[Damage] = []
-        for one in self._these(view):
-            with self._reading("verify", one) as opened:
-                if opened is None:
-                    continue
-                folder, index = opened
-                for done, part in enumerate(index.parts, 1):
-                    for wreck in damaged_parts(folder, [part]):
-                        with opened_wreck(folder, wreck) as opened_part:
-                            found += opened_part.damages(folder)
-                    if progress is not None:
-                        progress(done, len(index.parts))
-        return found
+        return [damage for one in self._these(view) for damage in self._verify(one, progress)]
 
     def compact(self, view: View | None = None) -> list[Compaction]:
         """Join the taps of each input and small files into large ones; drop damaged rows and old versions."""
@@ -193,6 +186,21 @@ class FeatureStore:
         if verify:
             self._intact.clear()
         return self._place.local is not None if verify is None else verify
+
+    def _verify(self, view: View, progress: Callable[[int, int], None] | None) -> list[Damage]:
+        with self._reading("verify", view) as opened:
+            if opened is None:
+                return []
+            folder, index = opened
+            found: list[Damage] = []
+            for done, part in enumerate(index.parts, 1):
+                for damaged in damaged_parts(folder, [part]):
+                    with opened_wreck(folder, damaged) as wreck:
+                        found += wreck.damages(folder)
+                if progress is not None:
+                    progress(done, len(index.parts))
+            # files that seem lost were moved if another process compacted meanwhile
+            return self._verify(view, progress) if found and folder.refresh() else found
 
     def _these(self, view: View | None) -> list[View]:
         return [view] if view is not None else [info.view for info in self.views()]
@@ -239,17 +247,6 @@ class FeatureStore:
         index = load_index(folder, known)
         self._open[folder.key] = folder, index
         return index
-
-    def _read_again(
-        self, folder: LanceFolder, index: Index, ids: Sequence[str], wanted: Sequence[Wanted]
-    ) -> list[np.ndarray]:
-        """After a failure: a compaction by another process moved the rows, or a damaged file explains it best."""
-        if folder.refresh():
-            index = self._index(folder)
-        else:
-            self._intact.clear()
-            self._refuse_damaged(folder, index, ids, [want.tap for want in wanted])
-        return read_rows(folder, index, ids, wanted)
 
     def _damaged(self, folder: LanceFolder, index: Index, ids: Sequence[str], taps: Sequence[str]) -> list[Part]:
         """The parts whose bytes changed: of those that hold `taps` of `ids`, and of those whose inputs are unknown."""
@@ -315,7 +312,8 @@ def _rewrite(folder: LanceFolder, index: Index) -> list[Fragment]:
         step = max(1, _FILE_BYTES // max(1, row))
         for start in range(0, len(ids), step):
             blocks = read_rows(folder, index, ids[start : start + step], wanted)
-            fragments.append(write_fragment(folder, ids[start : start + step], dict(zip(names, blocks, strict=True))))
+            part = write_part(folder, ids[start : start + step], dict(zip(names, blocks, strict=True)))
+            fragments.append(part.fragment)
     return fragments
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,19 +21,21 @@ class Part:
     checks: np.ndarray
 
 
-@dataclass(frozen=True, eq=False)
 class Index:
-    """The rows of a view at one version: every (input, tap) stands in at most one part."""
+    """The rows of a view at one version: every (input, tap) stands in at most one part. It only grows."""
 
-    parts: tuple[Part, ...]
-    # for each set of taps that files hold: input -> part << 32 | row
-    _addresses: dict[frozenset[str], dict[str, int]] = field(init=False, default_factory=dict)
+    def __init__(self, parts: Iterable[Part] = ()) -> None:
+        self.parts: list[Part] = []
+        # for each set of taps that fragments hold: input -> part << 32 | row
+        self._addresses: dict[frozenset[str], dict[str, int]] = {}
+        for part in parts:
+            self.add(part)
 
-    def __post_init__(self) -> None:
-        for number, part in enumerate(self.parts):
-            rows = self._addresses.setdefault(frozenset(part.fragment.taps), {})
-            for row, key in enumerate(part.ids or ()):
-                rows.setdefault(key, number << _ROW_BITS | row)
+    def add(self, part: Part) -> None:
+        start = len(self.parts) << _ROW_BITS
+        self.parts.append(part)
+        rows = self._addresses.setdefault(frozenset(part.fragment.taps), {})
+        rows.update((key, start | row) for row, key in enumerate(part.ids or ()))
 
     def ids(self) -> list[str]:
         """The distinct inputs, oldest first."""

@@ -122,6 +122,7 @@ class LanceFolder:
 
     def __init__(self, place: Place, key: str, dataset: LanceDataset) -> None:
         self.place, self.key, self._dataset = place, key, dataset
+        self._look()
         self._session = place.session(f"{key}.lance")
 
     @staticmethod
@@ -164,39 +165,21 @@ class LanceFolder:
             raise StoreError(f"store: the view {view} could not be made at {place.address}; is it writable?")
         return folder
 
-    @property
-    def view(self) -> View:
-        return self._description()[0]
-
-    @property
-    def created(self) -> datetime:
-        return datetime.fromisoformat(self._description()[1])
-
-    @property
-    def version(self) -> int:
-        return self._dataset.version
-
-    @property
-    def taps(self) -> dict[str, Tap]:
-        """The taps that some input has, by name, in the order of their adding."""
-        schema = self._dataset.schema
-        taps = [tap_from_json(field.metadata[b"tap"].decode()) for field in schema if field.metadata]
-        return {tap.name: tap for tap in taps}
-
     def is_there(self) -> bool:
         """Whether nobody removed the view since it was opened; not asked of object stores."""
         return self.place.local is None or (self.place.local / f"{self.key}.lance" / "_versions").is_dir()
 
     def refresh(self) -> bool:
         """Move to the newest version; whether that is another one."""
-        before = self.version
+        before = self._dataset.version
         if self._dataset.latest_version == before:
             return False
         self._dataset.checkout_latest()
-        return self.version != before
+        self._look()
+        return self._dataset.version != before
 
     def fragments(self) -> list[Fragment]:
-        names = {field.id(): _tap_name(field.name()) for field in self._dataset.lance_schema.fields()}
+        names = {number: _tap_name(name) for name, number in self._columns.items()}
         found = []
         for fragment in self._metadata():
             keys, data = fragment.files
@@ -216,6 +199,7 @@ class LanceFolder:
             ]
             try:
                 self._dataset.add_columns(pa.schema(fields))
+                self._look()
             except (OSError, ValueError):
                 if not self.refresh():
                     raise
@@ -302,11 +286,17 @@ class LanceFolder:
         else:
             LanceDataset.drop(address, storage_options=self.place.storage_options)
 
-    def _description(self) -> tuple[View, str]:
-        metadata = self._dataset.schema.metadata or {}
+    def _look(self) -> None:
+        """Note what the schema says: the view, and its taps by name in the order of their adding."""
+        schema = self._dataset.schema
+        metadata = schema.metadata or {}
         if b"head2toe" not in metadata:
             raise StoreError(f"store: {self.place.join(self.key)}.lance is a Lance dataset, but no view of head2toe")
-        return view_from_json(metadata[b"head2toe"].decode())
+        self.view, created = view_from_json(metadata[b"head2toe"].decode())
+        self.created = datetime.fromisoformat(created)
+        taps = [tap_from_json(field.metadata[b"tap"].decode()) for field in schema if field.metadata]
+        self.taps = {tap.name: tap for tap in taps}
+        self._columns = {field.name(): field.id() for field in self._dataset.lance_schema.fields()}
 
     def _metadata(self) -> list[FragmentMetadata]:
         return [fragment.metadata for fragment in self._dataset.get_fragments()]
@@ -319,7 +309,7 @@ class LanceFolder:
             self._dataset = LanceDataset.commit(
                 self._dataset,
                 operation,
-                read_version=self.version,
+                read_version=self._dataset.version,
                 storage_options=self.place.storage_options,
                 max_retries=0,
             )
@@ -329,11 +319,10 @@ class LanceFolder:
     def _to_lance(self, fragment: Fragment) -> FragmentMetadata:
         from lance.fragment import DataFile, FragmentMetadata
 
-        ids = {field.name(): field.id() for field in self._dataset.lance_schema.fields()}
         major, minor = map(int, _FILE_VERSION.split("."))
         files = []
         for file, columns in ((fragment.keys, _KEYS.names), (fragment.data, [column(tap) for tap in fragment.taps])):
-            fields = [ids[name] for name in columns]
+            fields = [self._columns[name] for name in columns]
             files.append(DataFile(file.name, fields, list(range(len(fields))), major, minor, file.size))
         return FragmentMetadata(id=0, files=files, physical_rows=fragment.n_rows)
 

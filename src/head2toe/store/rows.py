@@ -26,13 +26,21 @@ class Wanted:
 
 
 def load_index(folder: LanceFolder, known: Index | None) -> Index:
-    """The index of the folder's version; only the keys of fragments that `known` lacks are read."""
+    """The index of the folder's version; only the keys of fragments that `known` lacks are read.
+
+    `known` itself grows where it can: where fragments were only added.
+    """
     old = {part.fragment: part for part in known.parts} if known is not None else {}
     fragments = folder.fragments()
     new = [fragment for fragment in fragments if fragment not in old]
     with ThreadPoolExecutor(_workers(folder)) as pool:
-        old.update(zip(new, pool.map(lambda fragment: _load_part(folder, fragment), new), strict=True))
-    return Index(tuple(old[fragment] for fragment in fragments))
+        parts = list(pool.map(lambda fragment: _load_part(folder, fragment), new))
+    if known is not None and fragments == [*old, *new]:
+        for part in parts:
+            known.add(part)
+        return known
+    old.update(zip(new, parts, strict=True))
+    return Index(old[fragment] for fragment in fragments)
 
 
 def read_rows(folder: LanceFolder, index: Index, ids: Sequence[str], wanted: Sequence[Wanted]) -> list[np.ndarray]:
