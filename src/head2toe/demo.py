@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from head2toe.data import Task, task_from_arrays
-from head2toe.present import FitReport, fit_report
-
-if TYPE_CHECKING:
-    from head2toe.head import Head
+from head2toe.present import Demo, FitReport, fit_report
 
 N_TRAIN = 800
 METHODS = ("linear", "all-l2", "head2toe")
-
-
-@dataclass(frozen=True, eq=False)
-class Demo:
-    """One report per method, the Head2Toe head, and the command that uses it."""
-
-    reports: tuple[FitReport, ...]
-    head: Head
-    extract_seconds: float
-    next_command: str
 
 
 def run(out: Path, store: str | None = None) -> Demo:

@@ -13,7 +13,6 @@ from rich.table import Table
 if TYPE_CHECKING:
     from head2toe.apply import Evaluation, Prediction
     from head2toe.backbones.core import Backbone
-    from head2toe.demo import Demo
     from head2toe.extract import Extraction
     from head2toe.head import Head
     from head2toe.methods.problem import Clock
@@ -50,6 +49,16 @@ class FitReport:
     seconds: dict[str, float]
     head_bytes: int
     backbone_bytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class Demo:
+    """One report per method, the Head2Toe head, and the command that uses it."""
+
+    reports: tuple[FitReport, ...]
+    head: Head
+    extract_seconds: float
+    next_command: str
 
 
 def tap_rows(backbone: Backbone, flops_share: Sequence[float], target_size: int) -> list[TapRow]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from head2toe.errors import DataError
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 NAMES = ("linear", "all-l2", "all-l21", "head2toe")
 
 
+@runtime_checkable
 class Method(Protocol):
     """Settings, and a way from a task to a head."""
 
