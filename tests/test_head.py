@@ -38,7 +38,9 @@ def test_a_saved_head_predicts_the_same(head, network, images, tmp_path):
 def test_a_prediction_runs_no_deeper_than_the_deepest_kept_tap(head, network, images):
     module = network.networks[0].module
     ran = []
-    hooks = [part.register_forward_hook(lambda m, i, o: ran.append(m)) for part in module.modules() if part is not module]
+    hooks = [
+        part.register_forward_hook(lambda m, i, o: ran.append(m)) for part in module.modules() if part is not module
+    ]
     head.predict_logits(images, network)
     for hook in hooks:
         hook.remove()

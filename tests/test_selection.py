@@ -20,7 +20,9 @@ def test_equal_scores_keep_the_order_of_the_features():
     assert ranking(np.array([1.0, 2.0, 1.0, 2.0])).tolist() == [1, 3, 0, 2]
 
 
-@pytest.mark.parametrize(("n", "fraction", "kept"), [(1000, 0.01, 10), (1000, 1.0, 1000), (10, 0.001, 1), (100, 0.29, 29)])
+@pytest.mark.parametrize(
+    ("n", "fraction", "kept"), [(1000, 0.01, 10), (1000, 1.0, 1000), (10, 0.001, 1), (100, 0.29, 29)]
+)
 def test_fraction_is_the_published_floor_and_at_least_one(n, fraction, kept):
     assert n_kept(n, fraction) == kept
 

@@ -2,10 +2,11 @@ import math
 
 import pytest
 import torch
-from head2toe.errors import FeatureError
-from head2toe.taps import Pool, Tap
 from hypothesis import given
 from hypothesis import strategies as st
+
+from head2toe.errors import FeatureError
+from head2toe.taps import Pool, Tap
 
 sizes = st.integers(1, 40)
 

@@ -6,13 +6,15 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from head2toe import __version__
 from head2toe.errors import Head2ToeError
 
+if TYPE_CHECKING:
+    from head2toe.store import FeatureStore
 
 app = typer.Typer(
     name="head2toe",
@@ -25,10 +27,14 @@ store_app = typer.Typer(no_args_is_help=True, help="Look after a feature store."
 app.add_typer(store_app, name="store")
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
-StoreOption = Annotated[str | None, typer.Option("--store", help="Feature store: a folder or object-store URL.")]
+StoreOption = Annotated[
+    str | None,
+    typer.Option("--store", help="Feature store, a folder or object-store URL; by default the user's cache."),
+]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda or mps.")]
 PrecisionOption = Annotated[
-    str | None, typer.Option("--precision", help="bfloat16, float32 or float16; by default what the device is fast in.")
+    Literal["bfloat16", "float32", "float16"] | None,
+    typer.Option("--precision", help="bfloat16, float32 or float16; by default what the device is fast in."),
 ]
 
 
@@ -62,7 +68,6 @@ def taps(
     """List what can be read from a network: name, layout, shape, pooled length, share of the FLOPs up to it."""
     from head2toe import present
     from head2toe.backbones import load_backbone
-
 
     loaded = load_backbone(backbone, weights=not no_weights, taps=preset)
     rows = present.tap_rows(loaded, [0.0] * len(loaded.taps), target_size)
@@ -136,7 +141,9 @@ def predict(
 @app.command(epilog="Example: head2toe evaluate flowers-head flowers/ --json")
 def evaluate(
     head: Annotated[Path, typer.Argument(help="Folder of a head.")],
-    data: Annotated[str, typer.Argument(help="Labelled data; its test split is used, or all rows where there is none.")],
+    data: Annotated[
+        str, typer.Argument(help="Labelled data; its test split is used, or all rows where there is none.")
+    ],
     store: StoreOption = None,
     device: DeviceOption = "cpu",
     skip_bad: Annotated[bool, typer.Option(help="Leave unreadable images out instead of stopping.")] = False,
@@ -172,12 +179,11 @@ def extract(
     from head2toe.backbones import load_backbone
     from head2toe.data import load_task
     from head2toe.extract import extract as run
-    from head2toe.store import FeatureStore, default_location
     from head2toe.taps import Pool
 
     loaded = load_backbone(backbone, device=device, precision=precision, taps=taps)
     task = load_task(data, skip_bad=skip_bad)
-    done = run(loaded, task.splits, FeatureStore(store or default_location()), [Pool(size) for size in target_size or [512]])
+    done = run(loaded, task.splits, _opened(store), [Pool(size) for size in target_size or [512]])
     typer.echo(json.dumps(asdict(done)) if as_json else present.extraction_line(done))
 
 
@@ -196,3 +202,96 @@ def demo(
         typer.echo(json.dumps([asdict(report) for report in result.reports]))
     else:
         present.show_demo(result)
+
+
+@store_app.command("ls", epilog="Example: head2toe store ls --json")
+def store_ls(store: StoreOption = None, as_json: JsonFlag = False) -> None:
+    """List the views: one per network, pooling and number format."""
+    from head2toe import present
+
+    rows = [present.view_row(info) for info in _opened(store).views()]
+    if as_json:
+        typer.echo(json.dumps([asdict(row) for row in rows]))
+    else:
+        present.show(present.view_table(rows))
+
+
+@store_app.command("show", epilog="Example: head2toe store show efficientnet_lite0")
+def store_show(
+    view: Annotated[str, typer.Argument(help="The view's key (or its beginning), or the id of its backbone.")],
+    store: StoreOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """One view in full, with its taps."""
+    from head2toe import present
+
+    opened = _opened(store)
+    found = opened.find(view)
+    (info,) = (info for info in opened.views() if info.view == found)
+    if as_json:
+        taps = [asdict(tap) for tap in info.taps]
+        typer.echo(json.dumps(asdict(present.view_row(info)) | {"taps": taps}))
+    else:
+        present.show(present.view_table([present.view_row(info)]))
+        present.show(present.stored_tap_table(info))
+
+
+@store_app.command("verify", epilog="Example: head2toe store verify")
+def store_verify(
+    view: Annotated[str | None, typer.Argument(help="One view; by default all.")] = None,
+    store: StoreOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Compare every stored byte with its checksum; exit code 1 where something is damaged."""
+    from head2toe import present
+
+    opened = _opened(store)
+    with present.progress("verify") as advance:
+        damages = opened.verify(opened.find(view) if view else None, progress=advance)
+    if as_json:
+        typer.echo(json.dumps([{"view": d.view.key, "tap": d.tap, "input": d.id, "file": d.file} for d in damages]))
+    else:
+        for damage in damages:
+            typer.echo(str(damage))
+        typer.echo(f"{len(damages)} damaged" if damages else "every byte matches its checksum")
+    if damages:
+        typer.echo("the next extraction of these inputs repairs them", err=True)
+        raise typer.Exit(1)
+
+
+@store_app.command("compact", epilog="Example: head2toe store compact")
+def store_compact(
+    view: Annotated[str | None, typer.Argument(help="One view; by default all.")] = None,
+    store: StoreOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Join small files into large ones and drop old versions."""
+    opened = _opened(store)
+    for done in opened.compact(opened.find(view) if view else None):
+        files, size = done.fragments, done.bytes
+        if as_json:
+            typer.echo(json.dumps({"view": done.view.key, "files": files, "bytes": size}))
+        else:
+            typer.echo(f"{done.view}: {files[0]} -> {files[1]} files, {size[0]:,} -> {size[1]:,} bytes")
+
+
+@store_app.command("rm", epilog="Example: head2toe store rm 3f2a --yes")
+def store_rm(
+    view: Annotated[str, typer.Argument(help="The view's key (or its beginning), or the id of its backbone.")],
+    store: StoreOption = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Delete one view and its features."""
+    opened = _opened(store)
+    found = opened.find(view)
+    if not yes:
+        typer.confirm(f"delete {found} from {opened.location}?", abort=True, err=True)
+    opened.remove(found)
+    typer.echo(json.dumps({"removed": found.key}) if as_json else f"removed {found}")
+
+
+def _opened(location: str | None) -> FeatureStore:
+    from head2toe.store import FeatureStore, default_location
+
+    return FeatureStore(location or default_location())

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from head2toe.data import Task, task_from_arrays
-from head2toe.present import Demo, FitReport, fit_report
+from head2toe.present import Demo, fit_report
 
 N_TRAIN = 800
 METHODS = ("linear", "all-l2", "head2toe")
@@ -25,29 +25,27 @@ def run(out: Path, store: str | None = None) -> Demo:
     check_target(out / "head")
     task, images = digits()
     backbone = load_backbone("efficientnet_lite0")
-    reports: dict[str, FitReport] = {}
+    heads, reports = {}, {}
     extract_seconds = 0.0
     for name in reversed(METHODS):  # Head2Toe first: it reads every tap, so that one pass serves all three
         clock = Clock()
-        head = method_named(name).fit(backbone, task, store, clock=clock)
+        heads[name] = method_named(name).fit(backbone, task, store, clock=clock)
         extract_seconds += clock.seconds["extract"]
-        reports[name] = fit_report(head, backbone, clock)
-        if name == "head2toe":
-            head.save_pretrained(out / "head")
-            kept = head
+        reports[name] = fit_report(heads[name], backbone, clock)
+    heads["head2toe"].save_pretrained(out / "head")
     sample = out / "digit.png"
     Image.fromarray(images[N_TRAIN]).save(sample)
     next_command = f"head2toe predict {out / 'head'} {sample}"
-    return Demo(tuple(reports[name] for name in METHODS), kept, extract_seconds, next_command)
+    return Demo(tuple(reports[name] for name in METHODS), heads["head2toe"], extract_seconds, next_command)
 
 
 def digits() -> tuple[Task, np.ndarray]:
     """The digits as a task (first 800 of a seeded shuffle to train), and its images (1797, 8, 8) uint8."""
     from sklearn.datasets import load_digits
 
-    bunch = load_digits()
-    order = np.random.default_rng(0).permutation(len(bunch.target))
-    images = np.rint(bunch.images[order] * (255 / 16)).astype(np.uint8)
-    labels = bunch.target[order]
+    pixels, labels = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(labels))
+    images = np.rint(np.asarray(pixels)[order].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    labels = np.asarray(labels)[order]
     rest = (images[N_TRAIN:], labels[N_TRAIN:])
     return task_from_arrays(images[:N_TRAIN], labels[:N_TRAIN], test=rest, name="digits"), images

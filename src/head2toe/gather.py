@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from head2toe.backbones.core import Backbone, Batch
     from head2toe.taps import Tap
 
+Encoded = bytes | np.ndarray | str
 Wanted = Sequence[tuple[PooledTap, np.ndarray]]
 
 
 def gather(
-    backbone: Backbone, inputs: Sequence[object], wanted: Wanted, scaling: Scaling, dtype: str, batch_size: int = 32
+    backbone: Backbone, inputs: Sequence[Encoded], wanted: Wanted, scaling: Scaling, dtype: str, batch_size: int = 32
 ) -> list[np.ndarray]:
     """The wanted columns (k_l,) of each pooled tap for n encoded inputs, scaled: one (n, k_l) float32 array an entry.
 
@@ -47,15 +48,15 @@ def forward(
         pools.setdefault(pooled.name, set()).add(pooled)
 
     def reduce(tap: Tap, output: Tensor, mask: Tensor | None) -> dict[PooledTap, np.ndarray]:
-        return {
-            pooled: pooled.pool(output, tap, mask).to(rounding).float().cpu().numpy() for pooled in pools[tap.name]
-        }
+        return {pooled: pooled.pool(output, tap, mask).to(rounding).float().cpu().numpy() for pooled in pools[tap.name]}
 
-    blocks = {key: block for found in backbone.forward(batch, list(pools), reduce).values() for key, block in found.items()}
+    blocks = {
+        key: block for found in backbone.forward(batch, list(pools), reduce).values() for key, block in found.items()
+    }
     return [scaled(blocks[pooled], columns, scaling) for pooled, columns in wanted]
 
 
-def _batches(inputs: Sequence[object], size: int) -> Iterator[list[object]]:
+def _batches(inputs: Sequence[Encoded], size: int) -> Iterator[list[Encoded]]:
     rows = iter(inputs)
     while batch := list(islice(rows, size)):
         yield batch

@@ -8,18 +8,21 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from head2toe import __version__
 from head2toe.errors import HeadError
-from head2toe.gather import gather
+from head2toe.gather import Encoded, gather
+from head2toe.images import ImagePreprocess
 from head2toe.table import FeatureTable, Scaling, scaled
 from head2toe.taps import Pool, PooledTap, Tap
 
 if TYPE_CHECKING:
     from head2toe.backbones.core import Backbone
+
+Precision = Literal["float32", "bfloat16", "float16"]
 
 FORMAT = 1
 _FILES = ("head.safetensors", "config.json", "README.md")
@@ -64,7 +67,7 @@ class Head:
 
     backbone: str
     fingerprint: str
-    precision: str
+    precision: Precision
     preprocessing: dict[str, object]
     dtype: str
     kept: tuple[KeptTap, ...]
@@ -105,7 +108,7 @@ class Head:
             raise HeadError(f"predict: the table lacks the taps {missing}; read them from the store first")
         return self.logits(np.hstack([scaled(blocks[k.pooled], k.columns, self.scaling) for k in self.kept]))
 
-    def predict_logits(self, inputs: Sequence[object], backbone: Backbone) -> np.ndarray:
+    def predict_logits(self, inputs: Sequence[Encoded], backbone: Backbone) -> np.ndarray:
         """Logits (n, C) float32 of n encoded inputs (bytes, or what the backbone's preprocessing takes).
 
         Raises HeadError for another backbone than the one that the head was fitted on.
@@ -114,20 +117,20 @@ class Head:
         wanted = [(kept.pooled, kept.columns) for kept in self.kept]
         return self.logits(np.hstack(gather(backbone, inputs, wanted, self.scaling, self.dtype)))
 
-    def predict_proba(self, inputs: Sequence[object], backbone: Backbone | None = None) -> np.ndarray:
-        """Probabilities (n, C) float64 of n inputs: paths of images, or encoded bytes."""
-        encoded = [Path(one).read_bytes() if isinstance(one, str | Path) else one for one in inputs]
-        return softmax(self.predict_logits(encoded, backbone or self.load_backbone()))
+    def predict_proba(self, inputs: Sequence[Encoded | Path], backbone: Backbone | None = None) -> np.ndarray:
+        """Probabilities (n, C) float64 of n inputs: image files by path, encoded bytes, pixels (H, W, 3), or texts."""
+        network = backbone or self.load_backbone()
+        return softmax(self.predict_logits([_encoded(one, network) for one in inputs], network))
 
-    def predict(self, inputs: Sequence[object], backbone: Backbone | None = None) -> list[str]:
-        """Class names of n inputs: paths of images, or encoded bytes."""
+    def predict(self, inputs: Sequence[Encoded | Path], backbone: Backbone | None = None) -> list[str]:
+        """Class names of n inputs, as `predict_proba` takes them."""
         return [self.classes[i] for i in self.predict_proba(inputs, backbone).argmax(axis=1)]
 
     def load_backbone(self, device: str = "cpu") -> Backbone:
         """The backbone that the head was fitted on, from its id."""
         from head2toe.backbones import load_backbone
 
-        resize = self.preprocessing.get("resize", "squash")
+        resize = "crop" if self.preprocessing.get("resize") == "crop" else "squash"
         return load_backbone(self.backbone, precision=self.precision, device=device, resize=resize)
 
     def save_pretrained(self, folder: str | Path) -> Path:
@@ -172,7 +175,9 @@ def check_target(folder: Path) -> None:
         return
     strangers = {p.name for p in folder.iterdir()} - set(_FILES) if folder.is_dir() else {folder.name}
     if strangers:
-        raise HeadError(f"save: {folder} exists and is not a head (it holds {sorted(strangers)[0]}); choose a new folder")
+        raise HeadError(
+            f"save: {folder} exists and is not a head (it holds {sorted(strangers)[0]}); choose a new folder"
+        )
 
 
 def load_head(folder: str | Path) -> Head:
@@ -182,7 +187,9 @@ def load_head(folder: str | Path) -> Head:
 
     folder = Path(folder)
     if not (folder / "config.json").is_file():
-        raise HeadError(f"load: {folder} holds no config.json, so it is no head; `head2toe fit ... --out DIR` writes one")
+        raise HeadError(
+            f"load: {folder} holds no config.json, so it is no head; `head2toe fit ... --out DIR` writes one"
+        )
     try:
         config = json.loads((folder / "config.json").read_text())
         tensors = load_file(folder / "head.safetensors")
@@ -219,12 +226,19 @@ def model_card(head: Head) -> str:
         f"| head2toe | {head.provenance.version} |", "",
         "## Layers kept", "", "| tap | pooled to | kept | share of all kept |", "|---|---:|---:|---:|",
         *(
-            f"| {kept.pooled.name} | {kept.pooled.length} | {len(kept.columns)} | {len(kept.columns) / head.n_kept:.1%} |"
-            for kept in head.kept
+            f"| {kept.pooled.name} | {kept.pooled.length} | {count} | {count / head.n_kept:.1%} |"
+            for kept, count in ((kept, len(kept.columns)) for kept in head.kept)
         ),
         "", "## Use", "", "```bash", "head2toe predict . image.jpg", "```", "",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def _encoded(one: Encoded | Path, backbone: Backbone) -> Encoded:
+    """A path becomes the file's bytes; a str is a path to a network that sees and a text to one that reads."""
+    if isinstance(one, str) and isinstance(backbone.preprocess, ImagePreprocess):
+        one = Path(one)
+    return one.read_bytes() if isinstance(one, Path) else one
 
 
 def _config(head: Head) -> dict[str, object]:

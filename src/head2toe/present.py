@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from head2toe.extract import Extraction
     from head2toe.head import Head
     from head2toe.methods.problem import Clock
+    from head2toe.store.view import ViewInfo
 
 PHASES = ("load", "extract", "select", "fit")
 BAR = 40
@@ -168,6 +171,78 @@ def show_demo(demo: Demo) -> None:
     console.print(f"extraction, once for all three: {demo.extract_seconds:.1f} s\n", highlight=False)
     console.print(layer_table(demo.head))
     console.print(f"\nnext: {demo.next_command}", highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class ViewRow:
+    """A view of a store, as `store ls` prints it; dates in ISO format."""
+
+    key: str
+    backbone: str
+    fingerprint: str
+    target_size: int
+    rule: str
+    class_token: str
+    dtype: str
+    rows: int
+    n_taps: int
+    n_features: int
+    bytes: int
+    files: int
+    versions: int
+    created: str
+    last_used: str | None
+
+
+def view_row(info: ViewInfo) -> ViewRow:
+    view = info.view
+    return ViewRow(
+        key=view.key,
+        backbone=view.backbone,
+        fingerprint=view.fingerprint,
+        target_size=view.pool.target_size,
+        rule=view.pool.rule,
+        class_token=view.pool.class_token,
+        dtype=view.dtype,
+        rows=info.rows,
+        n_taps=len(info.taps),
+        n_features=info.n_features,
+        bytes=info.bytes,
+        files=info.fragments,
+        versions=info.versions,
+        created=info.created.isoformat(timespec="seconds"),
+        last_used=None if info.last_used is None else info.last_used.isoformat(timespec="seconds"),
+    )
+
+
+def view_table(rows: Sequence[ViewRow]) -> Table:
+    table = Table(title=f"{len(rows)} views, {sum(row.bytes for row in rows) / 1e6:,.1f} MB", title_justify="left")
+    for name in ("view", "backbone", "target size", "dtype", "inputs", "taps", "MB", "files", "versions", "last used"):
+        table.add_column(name, justify="left" if name in ("view", "backbone", "dtype", "last used") else "right")
+    for row in rows:
+        table.add_row(
+            row.key[:8], row.backbone, str(row.target_size), row.dtype, f"{row.rows:,}", str(row.n_taps),
+            f"{row.bytes / 1e6:,.1f}", str(row.files), str(row.versions), row.last_used or "unknown",
+        )  # fmt: skip
+    return table
+
+
+def stored_tap_table(info: ViewInfo) -> Table:
+    table = Table(title=f"{len(info.taps)} taps, {info.n_features:,} features", title_justify="left")
+    for name in ("tap", "layout", "shape", "stored"):
+        table.add_column(name, justify="left" if name in ("tap", "layout") else "right")
+    for tap in info.taps:
+        table.add_row(tap.name, tap.layout, " x ".join(map(str, tap.shape)), f"{info.view.pool.length(tap):,}")
+    return table
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr that is told (done, total); nothing where stderr is no terminal."""
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def show(table: Table) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -71,13 +72,11 @@ class FeatureTable:
         if unknown:
             raise FeatureError(f"table: no tap is called {sorted(unknown)}; it has {[tap.name for tap in self.taps]}")
         keep = [i for i, tap in enumerate(self.taps) if tap.name in names]
-        return replace(
-            self, taps=tuple(self.taps[i] for i in keep), blocks=tuple(self.blocks[i] for i in keep)
-        )
+        return replace(self, taps=tuple(self.taps[i] for i in keep), blocks=tuple(self.blocks[i] for i in keep))
 
     def columns(self, mask: np.ndarray) -> tuple[np.ndarray, ...]:
         """Per block the columns kept by `mask` (F,) bool: int64 indices within the block."""
         if mask.shape != (self.n_features,):
             raise FeatureError(f"table: a mask of {self.n_features} features is needed, got shape {mask.shape}")
         offsets = self.offsets
-        return tuple(np.flatnonzero(mask[a:b]) for a, b in zip(offsets[:-1], offsets[1:], strict=True))
+        return tuple(np.flatnonzero(mask[a:b]) for a, b in pairwise(offsets))

@@ -42,7 +42,7 @@ def method_named(
     folds: int = 5,
     seed: int = 0,
 ) -> Method:
-    """The method that the command line calls `name`; DataError for an unknown one or a setting that it does not have."""
+    """The method that a user calls `name`; DataError for an unknown one or a setting that it does not have."""
     from head2toe.methods.all_features import AllFeatures
     from head2toe.methods.head2toe import Head2Toe
     from head2toe.methods.linear import Linear
@@ -50,9 +50,9 @@ def method_named(
     if name not in NAMES:
         near = difflib.get_close_matches(name, NAMES, 1)
         raise DataError(f"method '{name}' is unknown{f', did you mean {near[0]}?' if near else ''}; there are {NAMES}")
-    sizes = tuple(target_sizes or (512,))
+    sizes = list(target_sizes or [512])
     if name == "head2toe":
-        return Head2Toe(target_size=sizes, keep=tuple(keep) if keep else None, folds=folds, seed=seed)
+        return Head2Toe(target_size=tuple(sizes), keep=tuple(keep) if keep else None, folds=folds, seed=seed)
     if keep:
         raise DataError(f"method '{name}' keeps every feature it reads; --keep goes with head2toe")
     if len(sizes) > 1:

@@ -59,7 +59,7 @@ class AllFeatures:
 
 
 def cross_validated_ridge(problem: Problem, pool: Pool, clock: Clock) -> Outcome:
-    """The l2-regularised layer on all features of the problem's taps, at the strength with the best held-out accuracy."""
+    """The l2-regularised layer on all features of the problem's taps, at the best cross-validated strength."""
     with clock("select"):
         design = design_of(problem.table(pool))
         K = ridge.gram(list(design.blocks))
@@ -82,7 +82,9 @@ def _cross_validated_group_lasso(problem: Problem, pool: Pool, clock: Clock) -> 
         blocks, labels = list(design.blocks), problem.labels
         shares = np.geomspace(1.0, PATH_END, PATH_LENGTH)
         lams = shares * group_lasso.lam_max(blocks, labels, n_classes=problem.n_classes)
-        right = np.sum([_right_on_path(design, problem, lams, problem.folds == f) for f in problem.fold_numbers], axis=0)
+        right = np.sum(
+            [_right_on_path(design, problem, lams, problem.folds == f) for f in problem.fold_numbers], axis=0
+        )
         best = int(np.argmax(right))
     with clock("fit"):
         path = group_lasso.path(blocks, labels, lams[: best + 1], n_classes=problem.n_classes, tol=TOLERANCE)

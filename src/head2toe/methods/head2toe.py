@@ -80,7 +80,7 @@ class Head2Toe:
 
 @dataclass(frozen=True)
 class _Choice:
-    """The settings with the best held-out accuracy; among equals those with fewer features, then the stronger penalty."""
+    """Settings and their held-out accuracy; equal ones go to fewer features, then to the stronger penalty."""
 
     pool: Pool
     fraction: float
@@ -121,9 +121,7 @@ def _fitted(problem: Problem, chosen: _Choice, settings: Head2Toe) -> Outcome:
     design = design_of(problem.table(chosen.pool))
     nobody = np.zeros(len(problem.labels), dtype=bool)
     whole = ridge.gram(list(design.blocks))
-    (kept,) = kept_sets(
-        design, whole, problem.labels, problem.n_classes, nobody, [chosen.count], settings.criterion
-    )
+    (kept,) = kept_sets(design, whole, problem.labels, problem.n_classes, nobody, [chosen.count], settings.criterion)
     features = design.features(kept.index)
     layer = fit(features, kept.gram, problem.labels, chosen.strength, problem.n_classes)
     described: dict[str, float | int | str] = {

@@ -30,7 +30,7 @@ PATH_TOLERANCE = 1e-3  # relative duality gap
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """Features `index` (k,), rising, the inner products (n, n) of all rows in them, and fits on the rows not held out."""
+    """Features `index` (k,), rising; inner products (n, n) of all rows in them; fits on the rows not held out."""
 
     index: np.ndarray
     gram: np.ndarray
