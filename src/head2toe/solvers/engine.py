@@ -15,7 +15,7 @@ from head2toe.solvers.kernels import ENTRY, GROUP, descend
 from head2toe.solvers.targets import Targets
 
 MEMORY = 6  # iterates that the extrapolation combines
-SWEEPS, SWEEP_TOL = 20, 1e-2
+SWEEPS, SWEEP_TOL = 5, 1e-2
 SMALL, BLOCK = 4096, 64  # numbers in W up to which a sweep is one compiled call, and rows of a block beyond
 NEARLY = 0.03  # by how much a feature may exceed the strength for the duality gap to be worth computing
 
@@ -136,22 +136,29 @@ def relative_gap(state: State, lam: float, largest: float, null: float, target: 
 def solve(
     design: Design, state: State, lam: float, null: float, target: Targets, kind: int, tol: float, max_iter: int
 ) -> tuple[State, float, int]:
-    """Minimise over the design's columns until their duality gap is at most `tol`: (state, gap, steps)."""
+    """Minimise over the design's columns until their duality gap is at most `tol`: (state, gap, steps).
+
+    Steps look only at a model of the columns that are, or want to be, active; the others are looked at when that model
+    is solved.
+    """
     curvature = float((target.weights @ (state.P * (1.0 - state.P))).mean())
     past: list[tuple[State, np.ndarray]] = []
-    gap, model = np.inf, None
+    gap, aim, model = np.inf, tol, None
     for step in range(max_iter):
         R = residual(state, target)
-        G = design.X.T @ R
-        sizes = row_norms(G, kind)
-        largest = float(sizes.max(initial=0.0))
-        if largest <= (1.0 + NEARLY) * lam:
-            gap = relative_gap(state, lam, largest, null, target)
+        if model is not None:
+            G = model.X.T @ R
+            largest = float(row_norms(G, kind).max(initial=0.0))
+        if model is None or (largest <= (1.0 + NEARLY) * lam and relative_gap(state, lam, largest, null, target) <= aim):
+            G = design.X.T @ R
+            sizes = row_norms(G, kind)
+            gap = relative_gap(state, lam, float(sizes.max(initial=0.0)), null, target)
             if gap <= tol:
                 return state, gap, step
-        needed = (sizes > lam) | state.W.any(1)
-        if model is None or not model.covers(needed):
-            model = _Model.of(design, needed)
+            wanted = np.flatnonzero((sizes > lam) | state.W.any(1))
+            aim = 0.5 * aim if model is not None and np.isin(wanted, model.rows).all() else tol
+            model = _Model.of(design, wanted)
+            G = G[wanted]
         after, curvature, raised = _proximal_step(model, state, lam, target, kind, R, G, curvature)
         past = [] if raised else past[-MEMORY + 1 :]
         past.append((after, after.Z - state.Z))
@@ -168,13 +175,8 @@ class _Model:
     gram: np.ndarray
 
     @staticmethod
-    def of(design: Design, needed: np.ndarray) -> _Model:
-        rows = np.flatnonzero(needed)
+    def of(design: Design, rows: np.ndarray) -> _Model:
         return _Model(rows, design.X[:, rows], np.ascontiguousarray(design.gram[rows][:, rows]))
-
-    def covers(self, needed: np.ndarray) -> bool:
-        """Whether every needed row is here and not too many others are."""
-        return bool(needed[self.rows].sum() == needed.sum() and needed.sum() > 0.7 * len(self.rows))
 
     def minimise(self, G: np.ndarray, W: np.ndarray, curvature: float, lam: float, kind: int) -> np.ndarray:
         """The move D (h, C) that nearly minimises the penalised quadratic with gradient G and curvature * gram (x) I.
@@ -183,24 +185,24 @@ class _Model:
         move to the others.
         """
         dtype = W.dtype.type
-        G, D, largest = G.copy(), np.zeros_like(W), 0.0
-        block = len(W) if W.size <= SMALL else BLOCK
+        W, G = np.ascontiguousarray(W.T), G.T.copy()
+        D, largest, size = np.zeros_like(W), 0.0, W.shape[1]
+        block = size if W.size <= SMALL else BLOCK
         for _ in range(SWEEPS):
             gain = 0.0
-            for first in range(0, len(W), block):
-                at = slice(first, first + block)
-                before = D[at].copy()
-                mine = np.ascontiguousarray(self.gram[at, at])
-                gained = descend(mine, G[at], W[at], D[at], dtype(curvature), dtype(lam), kind)
-                if gained > 0.0 and block < len(W):
-                    move = dtype(curvature) * (self.gram[:, at] @ (D[at] - before))
-                    move[at] = 0.0
+            for first in range(0, size, block):
+                last = min(first + block, size)
+                before = D[:, first:last].copy()
+                gained = descend(self.gram, G, W, D, first, last, dtype(curvature), dtype(lam), kind)
+                if gained > 0.0 and block < size:
+                    move = ((D[:, first:last] - before) * dtype(curvature)) @ self.gram[first:last]
+                    move[:, first:last] = 0.0
                     G += move
                 gain += gained
             largest = max(largest, gain)
             if gain <= SWEEP_TOL * largest:
                 break
-        return D
+        return D.T
 
 
 def _proximal_step(
@@ -214,9 +216,9 @@ def _proximal_step(
     curvature: float,
 ) -> tuple[State, float, bool]:
     """One step of the majorised problem, its curvature raised until it majorises; whether it had to be raised."""
-    slope, here, drift, raised = G[model.rows], state.W[model.rows], R.sum(0), False
+    here, drift, raised = state.W[model.rows], R.sum(0), False
     while True:
-        D = model.minimise(slope, here, curvature, lam, kind)
+        D = model.minimise(G, here, curvature, lam, kind)
         move = -drift / here.dtype.type(curvature)
         shift = model.X @ D + move
         W = state.W.copy()
