@@ -15,7 +15,9 @@ from head2toe.solvers.kernels import ENTRY, GROUP, descend
 from head2toe.solvers.targets import Targets
 
 MEMORY = 6  # iterates that the extrapolation combines
-SWEEPS, SWEEP_TOL = 20, 1e-2
+SWEEPS, SWEEP_TOL = 5, 1e-2
+SMALL, BLOCK = 4096, 64  # numbers in W up to which a sweep is one compiled call, and rows of a block beyond
+NEARLY = 0.03  # by how much a feature may exceed the strength for the duality gap to be worth computing
 
 
 @dataclass(eq=False)
@@ -35,12 +37,16 @@ class Design:
 
     def add(self, index: np.ndarray, raw: np.ndarray) -> None:
         """Append the columns `raw` (n, m) float64 of the features `index` (m,)."""
+        old, size = len(self.index), len(self.index) + len(index)
         means = self.weights @ raw
-        new = np.asfortranarray((raw - means).astype(self.dtype))
-        weighted = new * self.weights[:, None].astype(self.dtype)
-        cross, corner = self.X.T @ weighted, new.T @ weighted
-        self.gram = np.block([[self.gram, cross], [cross.T, corner]])
-        self.X = np.asfortranarray(np.hstack((self.X, new)))
+        X = np.empty((len(raw), size), self.dtype, order="F")
+        X[:, :old] = self.X
+        X[:, old:] = raw - means
+        gram = np.empty((size, size), self.dtype)
+        gram[:old, :old] = self.gram
+        gram[old:] = (X[:, old:] * self.weights[:, None].astype(self.dtype)).T @ X
+        gram[:old, old:] = gram[old:, :old].T
+        self.X, self.gram = X, gram
         self.index = np.concatenate((self.index, index))
         self.means = np.concatenate((self.means, means))
 
@@ -92,16 +98,34 @@ def residual(state: State, target: Targets) -> np.ndarray:
     return R
 
 
-def relative_gap(state: State, lam: float, largest: float, target: Targets) -> float:
-    """The duality gap over the objective, `largest` being the largest dual norm among the features looked at.
+def free_intercept(state: State, target: Targets, kind: int) -> State:
+    """The same weights with the best intercept, by Newton's method on c numbers: a certificate needs it exact."""
+    b, Z = state.b.astype(np.float64), state.Z.astype(np.float64)
+    for _ in range(20):
+        state = evaluate(state.W, b, Z, target, kind)
+        drift = target.weights @ state.P - target.prior
+        if np.abs(drift / target.prior).max() <= 1e-9:
+            break
+        hessian = np.diag(target.weights @ state.P) - (state.P * target.weights[:, None]).T @ state.P
+        move = -np.linalg.solve(hessian + target.prior.min(), drift)  # the ones matrix fills the null space
+        move *= min(1.0, 2.0 / np.abs(move).max())
+        b, Z = b + move, Z + move
+    return state
 
-    The dual value of P, shrunk towards the labels until every feature is feasible, is its mean entropy. Intercepts are
-    free, so P must also keep each class's share: what it misses is added, and mixed with the shares to stay positive.
+
+def relative_gap(state: State, lam: float, largest: float, null: float, target: Targets) -> float:
+    """The duality gap over the objective.
+
+    `largest` is the largest dual norm among the features looked at, `null` that of the model without weights. The dual
+    value of P, shrunk towards the labels until every feature is feasible, is its mean entropy. Intercepts are free, so
+    P must also keep each class's share exactly: what it misses by rounding is added, and mixed with the shares (whose
+    dual norm is `null`) to stay positive.
     """
     P = state.P.astype(np.float64)
     P += target.prior - target.weights @ P
     below = float(max(0.0, -(P / target.prior).min()))
     P = (P + below * target.prior) / (1.0 + below)
+    largest = (largest + below * null) / (1.0 + below)
     shrink = min(1.0, lam / largest) if largest > 0 else 1.0
     P *= shrink
     P[np.arange(len(P)), target.labels] += 1.0 - shrink
@@ -110,48 +134,95 @@ def relative_gap(state: State, lam: float, largest: float, target: Targets) -> f
 
 
 def solve(
-    design: Design, state: State, lam: float, target: Targets, kind: int, tol: float, max_iter: int
+    design: Design, state: State, lam: float, null: float, target: Targets, kind: int, tol: float, max_iter: int
 ) -> tuple[State, float, int]:
-    """Minimise over the design's columns until their duality gap is at most `tol`: (state, gap, steps)."""
+    """Minimise over the design's columns until their duality gap is at most `tol`: (state, gap, steps).
+
+    Steps look only at a model of the columns that are, or want to be, active; the others are looked at when that model
+    is solved.
+    """
     curvature = float((target.weights @ (state.P * (1.0 - state.P))).mean())
     past: list[tuple[State, np.ndarray]] = []
-    gap = np.inf
+    gap, aim, model = np.inf, tol, None
     for step in range(max_iter):
         R = residual(state, target)
-        G = design.X.T @ R
-        sizes = row_norms(G, kind)
-        gap = relative_gap(state, lam, float(sizes.max(initial=0.0)), target)
-        if gap <= tol:
-            return state, gap, step
-        hot = np.flatnonzero((sizes > lam) | state.W.any(1))
-        state_next, curvature, reset = _proximal_step(design, state, lam, target, kind, R, G, hot, curvature)
-        past = [] if reset else past[-MEMORY + 1 :]
-        past.append((state_next, state_next.Z - state.Z))
+        if model is not None:
+            G = model.X.T @ R
+            largest = float(row_norms(G, kind).max(initial=0.0))
+        if model is None or (largest <= (1.0 + NEARLY) * lam and relative_gap(state, lam, largest, null, target) <= aim):
+            G = design.X.T @ R
+            sizes = row_norms(G, kind)
+            gap = relative_gap(state, lam, float(sizes.max(initial=0.0)), null, target)
+            if gap <= tol:
+                return state, gap, step
+            wanted = np.flatnonzero((sizes > lam) | state.W.any(1))
+            aim = 0.5 * aim if model is not None and np.isin(wanted, model.rows).all() else tol
+            model = _Model.of(design, wanted)
+            G = G[wanted]
+        after, curvature, raised = _proximal_step(model, state, lam, target, kind, R, G, curvature)
+        past = [] if raised else past[-MEMORY + 1 :]
+        past.append((after, after.Z - state.Z))
         state = _extrapolate(past, lam, target, kind)
     return state, gap, max_iter
 
 
+@dataclass(frozen=True, eq=False)
+class _Model:
+    """The columns that may move: `rows` (h,) of the design, their X (n, h) and gram (h, h), copied to lie together."""
+
+    rows: np.ndarray
+    X: np.ndarray
+    gram: np.ndarray
+
+    @staticmethod
+    def of(design: Design, rows: np.ndarray) -> _Model:
+        return _Model(rows, design.X[:, rows], np.ascontiguousarray(design.gram[rows][:, rows]))
+
+    def minimise(self, G: np.ndarray, W: np.ndarray, curvature: float, lam: float, kind: int) -> np.ndarray:
+        """The move D (h, C) that nearly minimises the penalised quadratic with gradient G and curvature * gram (x) I.
+
+        Few rows go through the compiled sweep whole; many go block by block, and a matrix product carries each block's
+        move to the others.
+        """
+        dtype = W.dtype.type
+        W, G = np.ascontiguousarray(W.T), G.T.copy()
+        D, largest, size = np.zeros_like(W), 0.0, W.shape[1]
+        block = size if W.size <= SMALL else BLOCK
+        for _ in range(SWEEPS):
+            gain = 0.0
+            for first in range(0, size, block):
+                last = min(first + block, size)
+                before = D[:, first:last].copy()
+                gained = descend(self.gram, G, W, D, first, last, dtype(curvature), dtype(lam), kind)
+                if gained > 0.0 and block < size:
+                    move = ((D[:, first:last] - before) * dtype(curvature)) @ self.gram[first:last]
+                    move[:, first:last] = 0.0
+                    G += move
+                gain += gained
+            largest = max(largest, gain)
+            if gain <= SWEEP_TOL * largest:
+                break
+        return D.T
+
+
 def _proximal_step(
-    design: Design,
+    model: _Model,
     state: State,
     lam: float,
     target: Targets,
     kind: int,
     R: np.ndarray,
     G: np.ndarray,
-    hot: np.ndarray,
     curvature: float,
 ) -> tuple[State, float, bool]:
     """One step of the majorised problem, its curvature raised until it majorises; whether it had to be raised."""
-    gram, old = design.gram[np.ix_(hot, hot)], np.ascontiguousarray(state.W[hot].T)
-    slope, drift, raised = np.ascontiguousarray(G[hot].T), R.sum(0), False
+    here, drift, raised = state.W[model.rows], R.sum(0), False
     while True:
-        D = np.zeros_like(old)
-        descend(gram * design.dtype(curvature), slope, old, D, design.dtype(lam), kind, SWEEPS, SWEEP_TOL)
-        move = -drift / design.dtype(curvature)
-        shift = design.X[:, hot] @ D.T + move
+        D = model.minimise(G, here, curvature, lam, kind)
+        move = -drift / here.dtype.type(curvature)
+        shift = model.X @ D + move
         W = state.W.copy()
-        W[hot] += D.T
+        W[model.rows] += D
         new = evaluate(W, state.b + move, state.Z + shift, target, kind)
         bend = 0.5 * curvature * float(target.weights @ np.einsum("nc,nc->n", shift, shift))
         bound = state.loss + float(np.einsum("nc,nc->", R, shift)) + bend

@@ -135,11 +135,12 @@ def solve_path(
     lams = strengths(float(scores.max()), lams, n_lams, lam_ratio)
     design = engine.Design(target.weights, np.float64 if X.double or tol < 1e-6 else np.float32)
     W, b = np.zeros((0, len(target.present))), np.log(target.prior)
-    previous = max(float(scores.max()), lams[0])
+    null = float(scores.max())
+    previous = max(null, lams[0])
     records = []
     for lam in lams:
         begun = time.perf_counter()
-        W, b, scores, record = _solve_one(X, target, kind, design, W, b, scores, float(lam), previous, tol, max_iter)
+        W, b, scores, record = _solve_one(X, target, kind, design, W, b, scores, float(lam), previous, null, tol, max_iter)
         previous = float(lam)
         records.append((*record, time.perf_counter() - begun))
         if stop_at is not None and len(record[2][0]) >= stop_at:
@@ -180,6 +181,7 @@ def _solve_one(
     scores: np.ndarray,
     lam: float,
     previous: float,
+    null: float,
     tol: float,
     max_iter: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple]:
@@ -191,12 +193,13 @@ def _solve_one(
         if len(new):
             design.add(new, X.take(new))
             W = np.vstack((W, np.zeros((len(new), W.shape[1]), W.dtype)))
-        state, inner_gap, _ = engine.solve(
-            design, engine.start(design, W, b, target, kind), lam, target, kind, inner, max_iter
-        )
+        begin = engine.start(design, W, b, target, kind)
+        state, inner_gap, _ = engine.solve(design, begin, lam, null, target, kind, inner, max_iter)
+        state = engine.start(design, state.W, state.b, target, kind)  # logits anew: the steps only added to them
+        state = engine.free_intercept(state, target, kind)
         W, b = state.W, state.b
         scores = _scores(X, engine.residual(state, target), kind)
-        gap = engine.relative_gap(state, lam, float(scores.max()), target)
+        gap = engine.relative_gap(state, lam, float(scores.max()), null, target)
         if gap <= tol:
             return W, b, scores, (state.value(lam), gap, _solution(design, state, target))
         wanted = scores > lam
