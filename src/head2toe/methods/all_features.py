@@ -63,7 +63,7 @@ def cross_validated_ridge(problem: Problem, pool: Pool, clock: Clock) -> Outcome
     with clock("select"):
         design = design_of(problem.table(pool))
         K = ridge.gram(list(design.blocks))
-        right = np.sum([_right_in_fold(K, problem, problem.folds == f) for f in problem.fold_numbers], axis=0)
+        right = problem.over_folds(lambda held_out: _right_in_fold(K, problem, held_out))
         best = int(np.argmax(right))
     with clock("fit"):
         layer = fit(list(design.blocks), K, problem.labels, STRENGTHS[best], problem.n_classes)
@@ -82,9 +82,7 @@ def _cross_validated_group_lasso(problem: Problem, pool: Pool, clock: Clock) -> 
         blocks, labels = list(design.blocks), problem.labels
         shares = np.geomspace(1.0, PATH_END, PATH_LENGTH)
         lams = shares * group_lasso.lam_max(blocks, labels, n_classes=problem.n_classes)
-        right = np.sum(
-            [_right_on_path(design, problem, lams, problem.folds == f) for f in problem.fold_numbers], axis=0
-        )
+        right = problem.over_folds(lambda held_out: _right_on_path(design, problem, lams, held_out))
         best = int(np.argmax(right))
     with clock("fit"):
         path = group_lasso.path(blocks, labels, lams[: best + 1], n_classes=problem.n_classes, tol=TOLERANCE)
@@ -112,4 +110,4 @@ def _right_on_path(design: Design, problem: Problem, lams: np.ndarray, held_out:
 
 
 def _settings(problem: Problem, pool: Pool) -> dict[str, float | int | str]:
-    return {"target_size": pool.target_size, "folds": len(problem.fold_numbers)}
+    return {"target_size": pool.target_size, "folds": problem.n_folds}

@@ -27,7 +27,7 @@ class Layer:
 def fits_without(K: np.ndarray, labels: np.ndarray, held_out: np.ndarray, n_classes: int) -> ridge.RidgePath:
     """Fits at every strength on the rows not in `held_out` (n,) bool, from inner products K (n, n) of all rows."""
     train = ~held_out
-    K_train = K[np.ix_(train, train)]
+    K_train = K[np.ix_(train, train)].astype(np.float32)
     return ridge.path(K_train, labels[train], STRENGTHS * scale_of(K_train), n_classes=n_classes, tol=TOLERANCE)
 
 

@@ -96,7 +96,7 @@ def _cross_validated(problem: Problem, pool: Pool, settings: Head2Toe) -> _Choic
     design = design_of(problem.table(pool))
     counts = [n_kept(design.n_features, fraction) for fraction in settings.fractions]
     whole = ridge.gram(list(design.blocks))
-    right = np.sum([_right_in_fold(problem, design, whole, counts, settings, f) for f in problem.fold_numbers], axis=0)
+    right = problem.over_folds(lambda held_out: _right(problem, design, whole, counts, settings, held_out))
     choices = [
         _Choice(pool, fraction, float(strength), count, float(right[i, j] / problem.n_held_out))
         for i, (fraction, count) in enumerate(zip(settings.fractions, counts, strict=True))
@@ -105,11 +105,15 @@ def _cross_validated(problem: Problem, pool: Pool, settings: Head2Toe) -> _Choic
     return max(choices, key=_Choice.merit)
 
 
-def _right_in_fold(
-    problem: Problem, design: Design, whole: np.ndarray, counts: Sequence[int], settings: Head2Toe, fold: int
+def _right(
+    problem: Problem,
+    design: Design,
+    whole: np.ndarray,
+    counts: Sequence[int],
+    settings: Head2Toe,
+    held_out: np.ndarray,
 ) -> np.ndarray:
     """Held-out rows that each (count, strength) gets right: (len(counts), len(STRENGTHS)) int64."""
-    held_out = problem.folds == fold
     sets = kept_sets(
         design, whole, problem.labels, problem.n_classes, held_out, sorted(set(counts)), settings.criterion
     )
@@ -129,6 +133,6 @@ def _fitted(problem: Problem, chosen: _Choice, settings: Head2Toe) -> Outcome:
         "target_size": chosen.pool.target_size,
         "l2_strength": chosen.strength,
         "criterion": settings.criterion,
-        "folds": len(problem.fold_numbers),
+        "folds": problem.n_folds,
     }
     return Outcome(design, kept.index, layer, chosen.accuracy, described)

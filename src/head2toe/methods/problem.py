@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from head2toe.errors import DataError
 from head2toe.extract import Extraction, extract, view_of
@@ -58,14 +61,23 @@ class Problem:
         return len(self.task.classes)
 
     @property
-    def fold_numbers(self) -> range:
-        """Folds that are held out in turn; rows in fold -1 are always trained on."""
-        return range(int(self.folds.max()) + 1)
+    def n_folds(self) -> int:
+        """How many folds are held out in turn; rows in fold -1 are always trained on."""
+        return int(self.folds.max()) + 1
 
     @property
     def n_held_out(self) -> int:
         """How many rows are held out in some fold."""
         return int((self.folds >= 0).sum())
+
+    def over_folds(self, right: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """The sum over folds of `right(held_out)`, held_out (n,) bool: how many rows each setting gets right.
+
+        Folds run side by side, one thread each and one for its algebra: that beats many threads on small matrices.
+        """
+        held_out = [self.folds == fold for fold in range(self.n_folds)]
+        with threadpool_limits(1), ThreadPoolExecutor(min(self.n_folds, os.cpu_count() or 1)) as threads:
+            return np.sum(list(threads.map(right, held_out)), axis=0)
 
     def table(self, pool: Pool) -> FeatureTable:
         """Features (n, F) of the train and validation rows."""
