@@ -14,7 +14,7 @@ from store_jobs import BLOCK, LAST, STEM, VIEW, assert_holds, features, fill, na
 
 @pytest.fixture(scope="module")
 def bucket():
-    """(address, storage options, URL) of an empty bucket."""
+    """(address, storage options, the server's own client) of an empty bucket."""
     with warnings.catch_warnings():  # of the server's own imports
         warnings.simplefilter("ignore")
         from moto.server import ThreadedMotoServer

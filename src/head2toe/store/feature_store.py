@@ -89,10 +89,11 @@ class FeatureStore:
         for _ in range(_ATTEMPTS):
             with self._writing("write", view) as (folder, index, exclusive):
                 _refuse_other_taps(folder, list(features))
+                if folder.add_taps({tap: view.pool.length(tap) for tap in features}):
+                    index = self._index(folder)
                 lacking = index.lacking(ids, list(stored))
                 if not lacking:
                     return 0
-                folder.add_taps({tap: view.pool.length(tap) for tap in features})
                 parts = []
                 for names, keys in _by_taps(lacking).items():
                     rows = np.array([first[key] for key in keys])
@@ -235,8 +236,9 @@ class FeatureStore:
 
     def _newest(self, key: str) -> tuple[LanceFolder, Index] | None:
         folder, index = self._open.get(key, (None, None))
-        if folder is not None and index is not None and folder.is_there():
-            return (folder, self._index(folder)) if folder.refresh() else (folder, index)
+        if folder is not None and index is not None:
+            with contextlib.suppress(OSError):  # it was removed, perhaps made again
+                return (folder, self._index(folder)) if folder.refresh() else (folder, index)
         self._open.pop(key, None)
         folder = LanceFolder.open(self._place, key)
         return None if folder is None else (folder, self._index(folder))

@@ -165,10 +165,6 @@ class LanceFolder:
             raise StoreError(f"store: the view {view} could not be made at {place.address}; is it writable?")
         return folder
 
-    def is_there(self) -> bool:
-        """Whether nobody removed the view since it was opened; not asked of object stores."""
-        return self.place.local is None or (self.place.local / f"{self.key}.lance" / "_versions").is_dir()
-
     def refresh(self) -> bool:
         """Move to the newest version; whether that is another one."""
         before = self._dataset.version
@@ -187,12 +183,15 @@ class LanceFolder:
             found.append(Fragment(_file(keys), _file(data), taps, fragment.physical_rows))
         return found
 
-    def add_taps(self, taps: Mapping[Tap, int]) -> None:
-        """Make room for `taps` of that many numbers: a change of the manifest only."""
-        for _ in range(_ATTEMPTS):
+    def add_taps(self, taps: Mapping[Tap, int]) -> bool:
+        """Make room for `taps` of that many numbers, by the manifest only; whether the version changed.
+
+        Lance then moves to the newest version, with whatever others added to it.
+        """
+        for attempt in range(_ATTEMPTS):
             fresh = [tap for tap in taps if tap.name not in self.taps]
             if not fresh:
-                return
+                return attempt > 0
             fields = [
                 _tap_field(tap.name, self.view.dtype, taps[tap]).with_metadata({"tap": tap_to_json(tap)})
                 for tap in fresh
