@@ -79,6 +79,14 @@ def _load_named(name: str, options: Options) -> Backbone:
         from head2toe.backbones.timm_models import load_timm
 
         return load_timm(rest, options)
+    if family == "torchvision" and rest:
+        from head2toe.backbones.torchvision_models import load_torchvision
+
+        return load_torchvision(rest, options)
+    if family == "hf" and rest:
+        from head2toe.backbones.transformers_models import load_transformers
+
+        return load_transformers(rest, options)
     near = difflib.get_close_matches(name, ["efficientnet_lite0"], 1, 0.5)
     if not separator and not near:
         near = [f"{kind}/{name}" for kind in ("timm", "torchvision") if _has(kind, name)]

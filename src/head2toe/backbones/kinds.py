@@ -14,13 +14,15 @@ _NORM = re.compile(r"norm|^affine$|frozenbatchnorm", re.IGNORECASE)
 _ATTENTION = re.compile(r"attn|attention|modulation|token_?mixer|mlp_?tokens|^mixer$|^ssm|^ss2d", re.IGNORECASE)
 _MLP = re.compile(r"mlp(?!_?tokens)|feedforward|feed_forward|ffn|swiglu|^intermediate$", re.IGNORECASE)
 _NOT_PART = re.compile(r"block|layer$|stage|head$|classifier|encoder|model|norm|drop", re.IGNORECASE)
+_EMBEDDING = re.compile(r"^patch_embed(ding|dings)?$")
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _DENSE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What one module is; `inner_attention` has no attention inside, `block` stands in a row of composites."""
+    """What one module is; `inner_attention` has no attention inside, `block` stands in a row of composites,
+    `embedding` cuts a picture into tokens."""
 
     norm: bool
     activation: bool
@@ -31,6 +33,7 @@ class Kind:
     inner_attention: bool
     mlp: bool
     block: bool
+    embedding: bool
 
 
 def kinds_of(root: nn.Module) -> dict[str, Kind]:
@@ -43,11 +46,12 @@ def kinds_of(root: nn.Module) -> dict[str, Kind]:
             norm=_is_norm(part),
             activation=_is_activation(part),
             dense=isinstance(part, _DENSE),
-            container=isinstance(part, _CONTAINERS),
+            container=type(part) in _CONTAINERS,
             pooling="pool" in type(part).__name__.lower(),
             attention=name in attentions,
             inner_attention=name in attentions and name not in outer,
             mlp=_is_part(part, name, _MLP),
+            embedding=bool(_EMBEDDING.search(name.rpartition(".")[2])) and any(True for _ in part.children()),
             block=bool(name) and _is_block(part, parts.get(name.rpartition(".")[0])),
         )
         for name, part in parts.items()
@@ -108,6 +112,6 @@ def _is_block(module: nn.Module, parent: nn.Module | None) -> bool:
 def _is_part(module: nn.Module, name: str, words: re.Pattern[str]) -> bool:
     """`words` name the class or the attribute; blocks and heads that contain such a part are not that part."""
     kind, leaf = type(module).__name__, name.rpartition(".")[2]
-    if isinstance(module, _CONTAINERS) or _NOT_PART.search(kind) or not any(True for _ in module.children()):
+    if type(module) in _CONTAINERS or _NOT_PART.search(kind) or not any(True for _ in module.children()):
         return False
     return bool(words.search(kind) or words.search(leaf))

@@ -7,7 +7,7 @@ Rules, in the words of the roles below:
 - norm: outputs of normalisations; where an activation (a module, or a function at the end of a convolution block)
   directly follows, its output stands in;
 - act: outputs of activations; not of gates (sigmoid, softmax) nor inside squeeze-and-excite branches;
-- attention, mlp, block: outputs of these; stem: what enters the first block;
+- attention, mlp, block: outputs of these; stem: patch embeddings, and what enters the first block;
 - prelogits, logits: what enters and what leaves the classifier, or the network's output where there is none.
 
 A tensor is named after the part that made it, climbed to just beneath its block (`bn1`, not `bn1.act`); the names of
@@ -176,13 +176,33 @@ def _roles(call: _Call) -> tuple[Role, ...]:
         return ()
     kind = call.kind
     named: dict[Role, bool] = {
+        "stem": kind.embedding,
         "norm": kind.norm,
         "act": kind.activation,
         "attention": kind.attention,
         "mlp": kind.mlp and not kind.attention,
-        "block": kind.block,
+        "block": kind.block and not _is_stage(call) and not _is_piece(call),
     }
     return tuple(role for role, holds in named.items() if holds)
+
+
+def _is_stage(call: _Call) -> bool:
+    """A row of blocks: something inside it is a block whose output no part of it returned, a residual sum."""
+    return any(_is_sum(inner) or _is_stage(inner) for inner in _rows(call))
+
+
+def _is_sum(call: _Call) -> bool:
+    return call.kind.block and all(child.made != call.made for child in call.children)
+
+
+def _rows(call: _Call) -> list[_Call]:
+    """The nearest blocks inside."""
+    return [one for child in call.children for one in ([child] if child.kind.block else _rows(child))]
+
+
+def _is_piece(call: _Call) -> bool:
+    """Inside a block that is no stage: a part of it, though it stands in a row."""
+    return any(outer.kind.block and not _is_stage(outer) for outer in call.above)
 
 
 def _is_gate_branch(call: _Call) -> bool:
@@ -230,11 +250,14 @@ def _let_activations_stand_in(trace: _Trace, roles: dict[Key, set[Role]]) -> Non
 
 
 def _stem(trace: _Trace) -> Key | None:
-    """What enters the first block, unless a pooling layer made it from the stem's activation."""
+    """What enters the first block, unless a pooling layer made it from an activation that is tapped."""
     outermost = (call for call in trace.calls if call.kind.block and not any(up.kind.block for up in call.above))
     first = next(outermost, None)
     makers = trace.makers.get(first.taken or _NOTHING) if first else None
-    return None if first is None or not makers or makers[0].kind.pooling else first.taken
+    if first is None or not makers:
+        return None
+    activated = any({"act", "norm"} & set(call.roles) for call in trace.calls[: makers[0].end])
+    return None if makers[0].kind.pooling and activated else first.taken
 
 
 def _ends(trace: _Trace) -> tuple[Key | _Call | None, Key | None]:
@@ -314,7 +337,7 @@ def _token_lengths(trace: _Trace, sequence: int | None) -> set[int]:
     for call in trace.calls:
         if len(call.shape) == 3 and call.shape[0] == BATCH and call.roles:
             is_norm = "norm" in call.roles and call.own_axis == -1
-            if is_norm or ("block" in call.roles and _layout(call, call.shape) == "NLC"):
+            if is_norm or "stem" in call.roles or ("block" in call.roles and _layout(call, call.shape) == "NLC"):
                 lengths.add(call.shape[1])
     return lengths
 

@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from head2toe.backbones.core import Backbone, Network
-from head2toe.backbones.probe import BATCH, Site
+from head2toe.backbones.probe import BATCH, Role, Site
 from head2toe.errors import BackboneError
 from head2toe.taps import Tap
 
@@ -24,7 +24,8 @@ def select(backbone: Backbone, wanted: str | Sequence[str]) -> tuple[Tap, ...]:
     for word in words:
         found = _PRESETS[word](backbone) if word in _PRESETS else _matching(backbone, word)
         taps.update((tap.name, tap) for tap in found)
-    order = {name: k for k, site in enumerate(backbone.sites) for name in (site.tap.name, *site.aliases)}
+    names = [name for site in backbone.sites for name in (site.tap.name, *site.aliases)]
+    order = {name: k for k, name in enumerate(names)}
     return tuple(sorted(taps.values(), key=lambda tap: order[tap.name]))
 
 
@@ -111,17 +112,52 @@ def _all(backbone: Backbone) -> list[Tap]:
 
 
 def _blocks(backbone: Backbone) -> list[Tap]:
-    """Outputs of the innermost blocks, and the pre-logits."""
-    found = [site for site in backbone.sites if "block" in site.roles]
-    if not found:
+    """Outputs of blocks, without stages and without the parts of a block; and the pre-logits."""
+    if not any("block" in site.roles for site in backbone.sites):
         raise BackboneError(f"{backbone.id}: this network has no blocks; use 'all' or globs")
     ends = set(backbone.all_prelogits())
     return [site.tap for site in backbone.sites if "block" in site.roles or site.tap.name in ends]
 
 
 def _paper(backbone: Backbone) -> list[Tap]:
-    """The published lists: 52 taps of a ResNet-50 with bottleneck blocks, 53 of a ViT-B/16 (method.md of the paper)."""
-    raise BackboneError(f"{backbone.id}: the paper lists taps of ResNet and ViT only; use 'all', 'blocks' or globs")
+    """The published lists by their rule: 52 taps of a ResNet-50, 53 of a ViT-B/16 (Evci et al. 2022, published code)."""
+    return [backbone.tap(name) for group in _groups(backbone) for name in _published(group)]
+
+
+def _groups(backbone: Backbone) -> list[list[Site]]:
+    """The sites of each network."""
+    if len(backbone.networks) == 1:
+        return [list(backbone.sites)]
+    n = len(backbone.networks)
+    return [[site for site in backbone.sites if site.tap.name.startswith(f"{k}:")] for k in range(n)]
+
+
+def _published(sites: list[Site]) -> list[str]:
+    """Transformers: stem, then normed input, attention, MLP hidden and MLP output of each block, final sequence, ends.
+
+    Other networks: stem, activations, the last map, pre-logits, logits. The published lists name the last map of a
+    ResNet and the class token of a ViT twice where the network returns them unchanged; so does this one, by an alias.
+    """
+    prelogits = next((site for site in sites if "prelogits" in site.roles), None)
+    ends = [] if prelogits is None else [prelogits.tap.name]
+    if any("attention" in site.roles and site.tap.layout == "NLC" for site in sites):
+        names = [site.tap.name for site in sites if "stem" in site.roles]
+        for k, site in enumerate(sites):
+            if "attention" in site.roles:
+                names += [*_last(sites[:k], "norm"), site.tap.name]
+            elif "mlp" in site.roles:
+                names += [*_last(sites[:k], "act"), site.tap.name]
+        before = [site for site in sites if site is not prelogits]
+        return [*names, *_last(before, "norm"), *ends, *(prelogits.aliases[:1] if prelogits else ())]
+    body = [site for site in sites if {"act", "stem"} & site.roles and site is not prelogits]
+    if not body:
+        raise BackboneError("taps: the published lists hold activations, and this network shows none; use 'all'")
+    stage = [alias for alias in body[-1].aliases[-1:] if "block" in body[-1].roles]
+    return [*(site.tap.name for site in body), *stage, *ends, *(s.tap.name for s in sites if "logits" in s.roles)]
+
+
+def _last(sites: list[Site], role: Role) -> list[str]:
+    return [site.tap.name for site in sites if role in site.roles][-1:]
 
 
 _PRESETS = {"all": _all, "blocks": _blocks, "paper": _paper}
