@@ -15,7 +15,7 @@ from pathlib import Path
 
 from head2toe import load_backbone, load_task
 from head2toe.methods import method_named
-from head2toe.methods.problem import Clock
+from head2toe.methods.problem import Journal
 from head2toe.present import fit_report
 
 
@@ -42,9 +42,11 @@ def main() -> None:
         backbone = backbone or load_backbone(args.backbone)
         task = load_task(args.packs / pack)
         for method in left:
-            clock = Clock()
-            head = method_named(method, target_sizes=[args.target_size]).fit(backbone, task, args.store, clock=clock)
-            done.append({"pack": pack} | asdict(fit_report(head, backbone, clock)) | {"backbone": name})
+            journal = Journal()
+            head = method_named(method, target_sizes=[args.target_size]).fit(
+                backbone, task, args.store, journal=journal
+            )
+            done.append({"pack": pack} | asdict(fit_report(head, backbone, journal)) | {"backbone": name})
             with log.open("a") as file:
                 file.write(json.dumps(done[-1]) + "\n")
             print(pack, method, f"{head.metrics.test_accuracy:.4f}", f"{head.n_kept:,}", flush=True)

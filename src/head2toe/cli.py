@@ -14,7 +14,10 @@ from head2toe import __version__
 from head2toe.errors import Head2ToeError
 
 if TYPE_CHECKING:
+    from head2toe.data import Task
     from head2toe.store import FeatureStore
+
+LISTED = 20
 
 app = typer.Typer(
     name="head2toe",
@@ -68,9 +71,10 @@ def taps(
     """List what can be read from a network: name, layout, shape, pooled length, share of the FLOPs up to it."""
     from head2toe import present
     from head2toe.backbones import load_backbone
+    from head2toe.backbones.select import flops
 
     loaded = load_backbone(backbone, weights=not no_weights, taps=preset)
-    rows = present.tap_rows(loaded, [0.0] * len(loaded.taps), target_size)
+    rows = present.tap_rows(loaded, flops(loaded), target_size)
     if as_json:
         for row in rows:
             typer.echo(json.dumps(asdict(row)))
@@ -102,20 +106,19 @@ def fit(
     """Extract features, choose by cross-validation, fit and save a head."""
     from head2toe import present
     from head2toe.backbones import load_backbone
-    from head2toe.data import load_task
     from head2toe.head import check_target
     from head2toe.methods import method_named
-    from head2toe.methods.problem import Clock
+    from head2toe.methods.problem import Journal
 
     check_target(out)
     chosen = method_named(method, target_sizes=target_size, keep=keep, folds=folds, seed=seed)
-    clock = Clock()
-    with clock("load"):
+    journal = Journal()
+    with journal.phase("load"):
         loaded = load_backbone(backbone, device=device, precision=precision, taps=taps)
-        task = load_task(data, skip_bad=skip_bad)
-    head = chosen.fit(loaded, task, store, clock=clock)
+        task = _task(data, skip_bad)
+    head = chosen.fit(loaded, task, store, journal=journal)
     head.save_pretrained(out)
-    report = present.fit_report(head, loaded, clock)
+    report = present.fit_report(head, loaded, journal)
     if as_json:
         typer.echo(json.dumps(asdict(report)))
     else:
@@ -152,10 +155,9 @@ def evaluate(
     """Accuracy of a head on labelled data, overall and per class."""
     from head2toe import present
     from head2toe.apply import evaluate_on
-    from head2toe.data import load_task
     from head2toe.head import load_head
 
-    evaluation = evaluate_on(load_head(head), load_task(data, skip_bad=skip_bad), store, device=device)
+    evaluation = evaluate_on(load_head(head), _task(data, skip_bad), store, device=device)
     if as_json:
         typer.echo(json.dumps(asdict(evaluation)))
     else:
@@ -177,12 +179,11 @@ def extract(
     """Run the frozen network once over what the store lacks."""
     from head2toe import present
     from head2toe.backbones import load_backbone
-    from head2toe.data import load_task
     from head2toe.extract import extract as run
     from head2toe.taps import Pool
 
     loaded = load_backbone(backbone, device=device, precision=precision, taps=taps)
-    task = load_task(data, skip_bad=skip_bad)
+    task = _task(data, skip_bad)
     done = run(loaded, task.splits, _opened(store), [Pool(size) for size in target_size or [512]])
     typer.echo(json.dumps(asdict(done)) if as_json else present.extraction_line(done))
 
@@ -289,6 +290,16 @@ def store_rm(
         typer.confirm(f"delete {found} from {opened.location}?", abort=True, err=True)
     opened.remove(found)
     typer.echo(json.dumps({"removed": found.key}) if as_json else f"removed {found}")
+
+
+def _task(data: str, skip_bad: bool) -> Task:
+    from head2toe.data import load_task
+
+    task = load_task(data, skip_bad=skip_bad)
+    if task.skipped:
+        listed = "".join(f"\n  {reason}" for reason in task.skipped[:LISTED])
+        typer.echo(f"left out {len(task.skipped):,} unreadable inputs:{listed}", err=True)
+    return task
 
 
 def _opened(location: str | None) -> FeatureStore:

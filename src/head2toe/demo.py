@@ -20,7 +20,7 @@ def run(out: Path, store: str | None = None) -> Demo:
     from head2toe.backbones import load_backbone
     from head2toe.head import check_target
     from head2toe.methods import method_named
-    from head2toe.methods.problem import Clock
+    from head2toe.methods.problem import Journal
 
     check_target(out / "head")
     task, images = digits()
@@ -28,10 +28,10 @@ def run(out: Path, store: str | None = None) -> Demo:
     heads, reports = {}, {}
     extract_seconds = 0.0
     for name in reversed(METHODS):  # Head2Toe first: it reads every tap, so that one pass serves all three
-        clock = Clock()
-        heads[name] = method_named(name).fit(backbone, task, store, clock=clock)
-        extract_seconds += clock.seconds["extract"]
-        reports[name] = fit_report(heads[name], backbone, clock)
+        journal = Journal()
+        heads[name] = method_named(name).fit(backbone, task, store, journal=journal)
+        extract_seconds += journal.seconds["extract"]
+        reports[name] = fit_report(heads[name], backbone, journal)
     heads["head2toe"].save_pretrained(out / "head")
     sample = out / "digit.png"
     Image.fromarray(images[N_TRAIN]).save(sample)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from head2toe.backbones.core import Backbone
     from head2toe.extract import Extraction
     from head2toe.head import Head
-    from head2toe.methods.problem import Clock
+    from head2toe.methods.problem import Journal
     from head2toe.store.view import ViewInfo
 
 PHASES = ("load", "extract", "select", "fit")
@@ -36,7 +36,10 @@ class TapRow:
 
 @dataclass(frozen=True)
 class FitReport:
-    """The JSON object of `head2toe fit`; accuracies in [0, 1], seconds per phase, sizes in bytes."""
+    """The JSON object of `head2toe fit`; accuracies in [0, 1], seconds per phase, sizes in bytes.
+
+    Of `inputs` distinct images, `computed` went through the network; the others were in the store.
+    """
 
     method: str
     backbone: str
@@ -52,6 +55,8 @@ class FitReport:
     seconds: dict[str, float]
     head_bytes: int
     backbone_bytes: int
+    inputs: int
+    computed: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,13 +69,14 @@ class Demo:
     next_command: str
 
 
-def tap_rows(backbone: Backbone, flops_share: Sequence[float], target_size: int) -> list[TapRow]:
+def tap_rows(backbone: Backbone, flops: Mapping[str, int], target_size: int) -> list[TapRow]:
+    """`flops` are operations up to each tap, and under "" those of the whole network."""
     from head2toe.taps import Pool
 
-    pool = Pool(target_size)
+    pool, whole = Pool(target_size), max(1, flops[""])
     return [
-        TapRow(tap.name, tap.layout, tap.shape, pool.length(tap), depth, round(share, 4))
-        for depth, (tap, share) in enumerate(zip(backbone.taps, flops_share, strict=True))
+        TapRow(tap.name, tap.layout, tap.shape, pool.length(tap), depth, round(flops[tap.name] / whole, 4))
+        for depth, tap in enumerate(backbone.taps)
     ]
 
 
@@ -85,7 +91,8 @@ def tap_table(title: str, rows: Sequence[TapRow]) -> Table:
     return table
 
 
-def fit_report(head: Head, backbone: Backbone, clock: Clock) -> FitReport:
+def fit_report(head: Head, backbone: Backbone, journal: Journal) -> FitReport:
+    done = journal.extraction
     return FitReport(
         method=head.provenance.method,
         backbone=head.backbone,
@@ -98,9 +105,11 @@ def fit_report(head: Head, backbone: Backbone, clock: Clock) -> FitReport:
         target_size=max(pool.target_size for pool in head.pools),
         cv_accuracy=head.metrics.cv_accuracy,
         test_accuracy=head.metrics.test_accuracy,
-        seconds={phase: round(clock.seconds.get(phase, 0.0), 3) for phase in PHASES},
+        seconds={phase: round(journal.seconds.get(phase, 0.0), 3) for phase in PHASES},
         head_bytes=head.n_bytes,
         backbone_bytes=backbone.n_bytes,
+        inputs=done.total if done else 0,
+        computed=done.computed if done else 0,
     )
 
 
@@ -114,6 +123,7 @@ def show_fit(report: FitReport, head: Head, out: Path) -> None:
         f"from {len(head.taps)} of {report.n_taps} taps",
         f"  head                      {report.head_bytes:,} bytes, {report.backbone_bytes / report.head_bytes:,.0f} "
         "times smaller than a fine-tuned copy",
+        f"  extraction                {report.computed:,} of {report.inputs:,} computed",
         "  seconds                   " + ", ".join(f"{k} {v:.1f}" for k, v in report.seconds.items()),
         f"saved to {out}; try: head2toe predict {out} IMAGE",
     ]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from head2toe.backbones.core import Backbone
     from head2toe.data import Task
     from head2toe.head import Head
-    from head2toe.methods.problem import Clock
+    from head2toe.methods.problem import Journal
     from head2toe.store import FeatureStore
 
 NAMES = ("linear", "all-l2", "all-l21", "head2toe")
@@ -29,7 +29,7 @@ class Method(Protocol):
         task: Task,
         store: FeatureStore | str | Path | None = None,
         *,
-        clock: Clock | None = None,
+        journal: Journal | None = None,
         progress: bool = True,
     ) -> Head: ...
 

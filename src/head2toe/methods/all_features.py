@@ -13,7 +13,7 @@ from head2toe.head import Head
 from head2toe.methods.design import Design, design_of
 from head2toe.methods.final import STRENGTHS, Layer, fit, fits_without, held_out_right
 from head2toe.methods.outcome import Outcome, head_of
-from head2toe.methods.problem import Clock, Problem, prepare
+from head2toe.methods.problem import Journal, Problem, prepare
 from head2toe.solvers import group_lasso, ridge
 from head2toe.taps import Pool
 
@@ -46,26 +46,26 @@ class AllFeatures:
         task: Task,
         store: FeatureStore | str | Path | None = None,
         *,
-        clock: Clock | None = None,
+        journal: Journal | None = None,
         progress: bool = True,
     ) -> Head:
         """Fit a head on the train and validation rows. Raises DataError for labels that cannot be cross-validated."""
-        clock, pool = clock or Clock(), Pool(self.target_size)
+        journal, pool = journal or Journal(), Pool(self.target_size)
         problem = prepare(
-            backbone, task, store, [pool], folds=self.folds, seed=self.seed, progress=progress, clock=clock
+            backbone, task, store, [pool], folds=self.folds, seed=self.seed, progress=progress, journal=journal
         )
         choose = cross_validated_ridge if self.penalty == "l2" else _cross_validated_group_lasso
-        return head_of(f"all-{self.penalty}", problem, choose(problem, pool, clock))
+        return head_of(f"all-{self.penalty}", problem, choose(problem, pool, journal))
 
 
-def cross_validated_ridge(problem: Problem, pool: Pool, clock: Clock) -> Outcome:
+def cross_validated_ridge(problem: Problem, pool: Pool, journal: Journal) -> Outcome:
     """The l2-regularised layer on all features of the problem's taps, at the best cross-validated strength."""
-    with clock("select"):
+    with journal.phase("select"):
         design = design_of(problem.table(pool))
         K = ridge.gram(list(design.blocks))
         right = problem.over_folds(lambda held_out: _right_in_fold(K, problem, held_out))
         best = int(np.argmax(right))
-    with clock("fit"):
+    with journal.phase("fit"):
         layer = fit(list(design.blocks), K, problem.labels, STRENGTHS[best], problem.n_classes)
     settings = _settings(problem, pool) | {"l2_strength": float(STRENGTHS[best])}
     return Outcome(design, np.arange(design.n_features), layer, right[best] / problem.n_held_out, settings)
@@ -76,15 +76,15 @@ def _right_in_fold(K: np.ndarray, problem: Problem, held_out: np.ndarray) -> np.
     return held_out_right(K, problem.labels, held_out, fits)
 
 
-def _cross_validated_group_lasso(problem: Problem, pool: Pool, clock: Clock) -> Outcome:
-    with clock("select"):
+def _cross_validated_group_lasso(problem: Problem, pool: Pool, journal: Journal) -> Outcome:
+    with journal.phase("select"):
         design = design_of(problem.table(pool))
         blocks, labels = list(design.blocks), problem.labels
         shares = np.geomspace(1.0, PATH_END, PATH_LENGTH)
         lams = shares * group_lasso.lam_max(blocks, labels, n_classes=problem.n_classes)
         right = problem.over_folds(lambda held_out: _right_on_path(design, problem, lams, held_out))
         best = int(np.argmax(right))
-    with clock("fit"):
+    with journal.phase("fit"):
         path = group_lasso.path(blocks, labels, lams[: best + 1], n_classes=problem.n_classes, tol=TOLERANCE)
         index, W, b = path.coef(best)
     settings = _settings(problem, pool) | {"l21_strength": float(lams[best])}

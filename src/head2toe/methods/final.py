@@ -14,7 +14,8 @@ STRENGTHS = np.array([1e-2, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5])
 SCORING = 0  # the strength whose weights are relevance scores: a strong one, so that correlated features share
 TOLERANCE = 3e-2  # of the weights' norm; held-out labels settle long before
 FINAL_TOLERANCE = 1e-3
-MOST_STEPS = 100  # a strength
+MOST_STEPS = 100  # a strength, while choosing
+FINAL_STEPS = 5000
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +49,9 @@ def held_out_right(K: np.ndarray, labels: np.ndarray, held_out: np.ndarray, fits
 
 def fit(features: Matrix, K: np.ndarray, labels: np.ndarray, strength: float, n_classes: int) -> Layer:
     """The layer at one relative strength on all rows of `features` (n, k), whose inner products are K (n, n)."""
-    path = ridge.path(K, labels, [strength * scale_of(K)], n_classes=n_classes, tol=FINAL_TOLERANCE)
+    path = ridge.path(
+        K, labels, [strength * scale_of(K)], n_classes=n_classes, tol=FINAL_TOLERANCE, max_iter=FINAL_STEPS
+    )
     return Layer(ridge.weights(features, path.dual[0]), path.intercepts[0])
 
 

@@ -14,7 +14,7 @@ from head2toe.head import Head
 from head2toe.methods.design import Design, design_of
 from head2toe.methods.final import STRENGTHS, fit, held_out_right
 from head2toe.methods.outcome import Outcome, head_of
-from head2toe.methods.problem import Clock, Problem, prepare
+from head2toe.methods.problem import Journal, Problem, prepare
 from head2toe.methods.relevance import LADDER, Criterion, kept_sets
 from head2toe.selection import n_kept
 from head2toe.solvers import ridge
@@ -63,17 +63,17 @@ class Head2Toe:
         task: Task,
         store: FeatureStore | str | Path | None = None,
         *,
-        clock: Clock | None = None,
+        journal: Journal | None = None,
         progress: bool = True,
     ) -> Head:
         """Fit a head on the train and validation rows. Raises DataError for labels that cannot be cross-validated."""
-        clock = clock or Clock()
+        journal = journal or Journal()
         problem = prepare(
-            backbone, task, store, self.pools, folds=self.folds, seed=self.seed, progress=progress, clock=clock
+            backbone, task, store, self.pools, folds=self.folds, seed=self.seed, progress=progress, journal=journal
         )
-        with clock("select"):
+        with journal.phase("select"):
             chosen = max((_cross_validated(problem, pool, self) for pool in self.pools), key=_Choice.merit)
-        with clock("fit"):
+        with journal.phase("fit"):
             outcome = _fitted(problem, chosen, self)
         return head_of("head2toe", problem, outcome)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from head2toe.head import Head
 from head2toe.methods.all_features import cross_validated_ridge
 from head2toe.methods.outcome import head_of
-from head2toe.methods.problem import Clock, prepare
+from head2toe.methods.problem import Journal, prepare
 from head2toe.taps import Pool
 
 if TYPE_CHECKING:
@@ -32,13 +32,13 @@ class Linear:
         task: Task,
         store: FeatureStore | str | Path | None = None,
         *,
-        clock: Clock | None = None,
+        journal: Journal | None = None,
         progress: bool = True,
     ) -> Head:
         """Fit a head on the train and validation rows. Raises DataError for labels that cannot be cross-validated."""
-        clock, pool = clock or Clock(), Pool(self.target_size)
+        journal, pool = journal or Journal(), Pool(self.target_size)
         problem = prepare(
             backbone, task, store, [pool], taps=[backbone.prelogits],
-            folds=self.folds, seed=self.seed, progress=progress, clock=clock,
+            folds=self.folds, seed=self.seed, progress=progress, journal=journal,
         )  # fmt: skip
-        return head_of("linear", problem, cross_validated_ridge(problem, pool, clock))
+        return head_of("linear", problem, cross_validated_ridge(problem, pool, journal))

@@ -1,4 +1,4 @@
-"""What every method starts from: features in the store, labels, folds, and a clock."""
+"""What every method starts from: features in the store, labels, folds, and a journal."""
 
 from __future__ import annotations
 
@@ -27,18 +27,19 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Clock:
-    """Seconds spent in each named phase."""
+class Journal:
+    """What a fit did: seconds spent in each named phase, and what extraction had to compute."""
 
     seconds: dict[str, float] = field(default_factory=dict)
+    extraction: Extraction | None = None
 
     @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
+    def phase(self, name: str) -> Iterator[None]:
         start = time.perf_counter()
         try:
             yield
         finally:
-            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +55,6 @@ class Problem:
     tap_names: tuple[str, ...]
     labels: np.ndarray
     folds: np.ndarray
-    extraction: Extraction
 
     @property
     def n_classes(self) -> int:
@@ -105,7 +105,7 @@ def prepare(
     folds: int = 5,
     seed: int = 0,
     progress: bool = True,
-    clock: Clock | None = None,
+    journal: Journal | None = None,
 ) -> Problem:
     """Check the labels, then extract what the store lacks.
 
@@ -116,9 +116,10 @@ def prepare(
     opened = store if isinstance(store, FeatureStore) else FeatureStore(store or default_location())
     names = tuple(tap.name for tap in backbone.taps) if taps is None else tuple(taps)
     splits = [*training_splits(task), *([task.test] if task.test is not None else [])]
-    with (clock or Clock())("extract"):
-        done = extract(backbone, splits, opened, list(pools), taps=names, progress=progress)
-    return Problem(backbone, task, opened, names, labels, assignment, done)
+    journal = journal or Journal()
+    with journal.phase("extract"):
+        journal.extraction = extract(backbone, splits, opened, list(pools), taps=names, progress=progress)
+    return Problem(backbone, task, opened, names, labels, assignment)
 
 
 def training_splits(task: Task) -> list[Split]:

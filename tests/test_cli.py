@@ -1,0 +1,167 @@
+"""The command line on real images and the bundled network: a user's session, and a user's mistakes."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from head2toe import cli
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Run `head2toe ...` in this process: (exit code, stdout, stderr)."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["head2toe", *map(str, words)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with `data/train|test/LABEL/*.png`: stripes that lie or stand, on noise."""
+    root = tmp_path_factory.mktemp("home")
+    random = np.random.default_rng(0)
+    for split, count in (("train", 10), ("test", 5)):
+        for label in ("lying", "standing"):
+            (root / "data" / split / label).mkdir(parents=True)
+            for i in range(count):
+                image = random.integers(0, 100, (64, 64, 3), dtype=np.uint8)
+                at = random.integers(5, 50)
+                image[(slice(at, at + 6), slice(None)) if label == "lying" else (slice(None), slice(at, at + 6))] += 150
+                Image.fromarray(image).save(root / "data" / split / label / f"{i}.png")
+    return root
+
+
+@pytest.fixture
+def store(home):
+    return home / "store"
+
+
+def test_a_users_session(command, home, store):
+    data, head = home / "data", home / "head"
+    code, out, err = command("fit", data, "--out", head, "--store", store, "--target-size", 64, "--json")
+    assert code == 0, err
+    assert out.count("\n") == 1
+    report = json.loads(out)
+    assert set(report) == {
+        "method", "backbone", "n_train", "n_classes", "n_taps", "n_features", "n_kept", "keep_fraction", "target_size",
+        "cv_accuracy", "test_accuracy", "seconds", "head_bytes", "backbone_bytes", "inputs", "computed",
+    }  # fmt: skip
+    assert (report["n_train"], report["n_classes"], report["inputs"], report["computed"]) == (20, 2, 30, 30)
+    assert set(report["seconds"]) == {"load", "extract", "select", "fit"}
+    assert report["test_accuracy"] >= 0.9
+
+    code, out, _ = command("fit", data, "--out", head, "--store", store, "--target-size", 64, "--json")
+    assert (json.loads(out)["inputs"], json.loads(out)["computed"]) == (30, 0)
+
+    images = sorted((data / "test").rglob("*.png"))
+    code, out, _ = command("predict", head, *images, "--json")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert [line["file"] for line in lines] == [str(path) for path in images]
+    assert (
+        np.mean([line["label"] == path.parent.name for line, path in zip(lines, images, strict=True)])
+        == (report["test_accuracy"])
+    )
+    assert all(sum(line["probabilities"].values()) == pytest.approx(1) for line in lines)
+
+    code, out, _ = command("evaluate", head, data, "--store", store, "--json")
+    assert json.loads(out)["accuracy"] == report["test_accuracy"]
+
+    code, out, _ = command("store", "ls", "--store", store, "--json")
+    (view,) = json.loads(out)
+    assert (view["backbone"], view["rows"], view["target_size"]) == ("efficientnet_lite0", 30, 64)
+    assert command("store", "verify", "--store", store)[:2] == (0, "every byte matches its checksum\n")
+    assert command("store", "show", view["key"][:8], "--store", store)[0] == 0
+    assert command("store", "compact", "--store", store, "--json")[0] == 0
+    assert command("store", "rm", view["key"], "--yes", "--store", store)[0] == 0
+    assert command("store", "ls", "--store", store, "--json")[1] == "[]\n"
+
+
+def test_taps_as_json_lines(command):
+    code, out, _ = command("taps", "efficientnet_lite0", "--json")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert rows[0]["name"] == "bn1"
+    assert (rows[0]["layout"], rows[0]["shape"], rows[0]["length"]) == ("NCHW", [32, 112, 112], 512)
+    assert [row["flops_share"] for row in rows] == sorted(row["flops_share"] for row in rows)
+    assert rows[-1]["flops_share"] == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--backbone", "efficientnet_lite1"], "did you mean 'efficientnet_lite0'"),
+        (["--backbone", "timm/resnet5o"], "resnet50"),
+        (["--method", "linea"], "did you mean linear"),
+        (["--keep", "1.5"], "fraction"),
+        (["--folds", "99"], "99 folds"),
+        (["--target-size", "-3"], "target_size"),
+        (["--device", "tpu"], "device"),
+    ],
+)
+def test_a_mistake_ends_with_one_message_and_leaves_nothing(command, home, store, words, message):
+    out_folder = home / "never"
+    code, out, err = command("fit", home / "data", "--out", out_folder, "--store", store, *words)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert "Traceback" not in err
+    assert not out_folder.exists()
+
+
+def test_data_that_is_not_there(command, home, store, tmp_path):
+    code, _, err = command("fit", tmp_path / "nowhere", "--out", home / "never", "--store", store)
+    assert code == 2
+    assert "nowhere" in err
+
+
+def test_corrupt_images_are_listed_or_skipped(command, home, store, tmp_path):
+    data = tmp_path / "data"
+    for label in ("lying", "standing"):
+        (data / label).mkdir(parents=True)
+        for path in sorted((home / "data" / "train" / label).iterdir()):
+            (data / label / path.name).write_bytes(path.read_bytes())
+    (data / "lying" / "broken.png").write_bytes((data / "lying" / "0.png").read_bytes()[:200])
+    words = ["fit", data, "--out", tmp_path / "head", "--store", store, "--method", "linear", "--target-size", 64]
+    code, _, err = command(*words)
+    assert code == 2
+    assert "broken.png" in err
+    assert "--skip-bad" in err
+    code, out, err = command(*words, "--skip-bad", "--json")
+    assert code == 0, err
+    report = json.loads(out)
+    assert (report["n_train"], report["test_accuracy"]) == (20, None)
+    assert "left out 1 unreadable" in err
+
+
+def test_predicting_a_file_that_is_no_image(command, home, tmp_path):
+    (tmp_path / "notes.png").write_text("not an image")
+    code, out, err = command("predict", home / "head", tmp_path / "notes.png")
+    assert (code, out) == (2, "")
+    assert "notes.png" in err
+
+
+def test_help_of_every_command_has_an_example(command):
+    for words in (
+        ["taps"],
+        ["fit"],
+        ["predict"],
+        ["evaluate"],
+        ["extract"],
+        ["demo"],
+        ["store", "ls"],
+        ["store", "rm"],
+    ):
+        code, out, _ = command(*words, "--help")
+        assert code == 0
+        assert f"Example: head2toe {' '.join(words)}" in " ".join(out.split())
