@@ -8,8 +8,10 @@ from head2toe.errors import DataError
 from head2toe.head import load_head
 from head2toe.methods import NAMES, method_named
 from head2toe.methods.all_features import AllFeatures
+from head2toe.methods.final import fits_without
 from head2toe.methods.head2toe import Head2Toe
 from head2toe.methods.linear import Linear
+from head2toe.methods.relevance import Kept
 from head2toe.store import FeatureStore
 
 
@@ -55,6 +57,22 @@ def test_keeping_everything_is_all_l2(network, corners, store):
     all_l2 = AllFeatures("l2", 64).fit(network, corners, store, progress=False)
     assert everything.metrics == all_l2.metrics
     assert np.allclose(everything.W, all_l2.W, atol=1e-6)
+
+
+def test_where_the_last_features_are_best_the_head_is_a_linear_probe(network, corners, store, monkeypatch):
+    monkeypatch.setattr("head2toe.methods.head2toe.kept_sets", _useless_sets)
+    head = Head2Toe(64).fit(network, corners, store, progress=False)
+    linear = Linear(64).fit(network, corners, store, progress=False)
+    assert head.taps == (network.prelogits,)
+    assert np.allclose(head.W, linear.W, rtol=1e-3)
+    assert head.metrics == linear.metrics
+
+
+def _useless_sets(design, whole, labels, n_classes, held_out, counts, criterion):
+    """Features in which every image is alike to no other."""
+    for count in counts:
+        nothing = np.eye(len(whole))
+        yield Kept(np.arange(count), nothing, fits_without(nothing, labels, held_out, n_classes))
 
 
 @pytest.mark.parametrize("criterion", ["elimination", "group_lasso"])

@@ -32,6 +32,12 @@ class Design:
     def n_features(self) -> int:
         return len(self.mean)
 
+    def of_tap(self, name: str) -> np.ndarray:
+        """The features of the tap called `name`: (k,) int64 in the whole."""
+        offsets = np.cumsum([0, *(tap.length for tap in self.taps)])
+        (at,) = (i for i, tap in enumerate(self.taps) if tap.name == name)
+        return np.arange(offsets[at], offsets[at + 1])
+
     def features(self, index: np.ndarray) -> np.ndarray:
         """The columns `index` (k,) of the whole: (n, k) float32."""
         return columns(list(self.blocks)).take(index, np.float32)

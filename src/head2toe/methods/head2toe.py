@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ import numpy as np
 from head2toe.errors import DataError
 from head2toe.head import Head
 from head2toe.methods.design import Design, design_of
-from head2toe.methods.final import STRENGTHS, fit, held_out_right
+from head2toe.methods.final import STRENGTHS, fit, fits_without, held_out_right
 from head2toe.methods.outcome import Outcome, head_of
 from head2toe.methods.problem import Journal, Problem, prepare
 from head2toe.methods.relevance import LADDER, Criterion, kept_sets
@@ -31,7 +31,8 @@ class Head2Toe:
     """Selection by relevance over all taps (see `relevance`), then a linear layer on the kept features.
 
     Keep fraction, l2 strength and, where several are given, target size are chosen by cross-validation on train and
-    validation rows; scores are recomputed inside every fold. Equal accuracies go to fewer features.
+    validation rows; scores are recomputed inside every fold. Equal accuracies go to fewer features. Unless `keep` is
+    given, the last features alone are a candidate too: where they are best, the head is a linear probe.
     """
 
     target_size: int | Sequence[int] = 512
@@ -83,10 +84,10 @@ class _Choice:
     """Settings and their held-out accuracy; equal ones go to fewer features, then to the stronger penalty."""
 
     pool: Pool
-    fraction: float
     strength: float
     count: int
     accuracy: float
+    probe: bool = False
 
     def merit(self) -> tuple[float, int, float]:
         return self.accuracy, -self.count, self.strength
@@ -97,12 +98,24 @@ def _cross_validated(problem: Problem, pool: Pool, settings: Head2Toe) -> _Choic
     counts = [n_kept(design.n_features, fraction) for fraction in settings.fractions]
     whole = ridge.gram(list(design.blocks))
     right = problem.over_folds(lambda held_out: _right(problem, design, whole, counts, settings, held_out))
-    choices = [
-        _Choice(pool, fraction, float(strength), count, float(right[i, j] / problem.n_held_out))
-        for i, (fraction, count) in enumerate(zip(settings.fractions, counts, strict=True))
-        for j, strength in enumerate(STRENGTHS)
-    ]
+    choices = [_best(pool, count, row / problem.n_held_out) for count, row in zip(counts, right, strict=True)]
+    if settings.keep is None:
+        last = design.of_tap(problem.backbone.prelogits)
+        K = ridge.gram(design.features(last))
+        right = problem.over_folds(lambda held_out: _right_on(K, problem, held_out))
+        choices.append(replace(_best(pool, len(last), right / problem.n_held_out), probe=True))
     return max(choices, key=_Choice.merit)
+
+
+def _best(pool: Pool, count: int, accuracy: np.ndarray) -> _Choice:
+    """The best of the strengths, whose held-out accuracies are (len(STRENGTHS),)."""
+    choices = [_Choice(pool, float(s), count, float(a)) for s, a in zip(STRENGTHS, accuracy, strict=True)]
+    return max(choices, key=_Choice.merit)
+
+
+def _right_on(K: np.ndarray, problem: Problem, held_out: np.ndarray) -> np.ndarray:
+    fits = fits_without(K, problem.labels, held_out, problem.n_classes)
+    return held_out_right(K, problem.labels, held_out, fits)
 
 
 def _right(
@@ -123,16 +136,20 @@ def _right(
 
 def _fitted(problem: Problem, chosen: _Choice, settings: Head2Toe) -> Outcome:
     design = design_of(problem.table(chosen.pool))
-    nobody = np.zeros(len(problem.labels), dtype=bool)
-    whole = ridge.gram(list(design.blocks))
-    (kept,) = kept_sets(design, whole, problem.labels, problem.n_classes, nobody, [chosen.count], settings.criterion)
-    features = design.features(kept.index)
-    layer = fit(features, kept.gram, problem.labels, chosen.strength, problem.n_classes)
+    if chosen.probe:
+        index = design.of_tap(problem.backbone.prelogits)
+    else:
+        nobody = np.zeros(len(problem.labels), dtype=bool)
+        whole, counts = ridge.gram(list(design.blocks)), [chosen.count]
+        (kept,) = kept_sets(design, whole, problem.labels, problem.n_classes, nobody, counts, settings.criterion)
+        index = kept.index
+    features = design.features(index)
+    layer = fit(features, ridge.gram(features), problem.labels, chosen.strength, problem.n_classes)
     described: dict[str, float | int | str] = {
-        "keep": chosen.fraction,
+        "keep": chosen.count / design.n_features,
         "target_size": chosen.pool.target_size,
         "l2_strength": chosen.strength,
-        "criterion": settings.criterion,
+        "criterion": "last features" if chosen.probe else settings.criterion,
         "folds": problem.n_folds,
     }
-    return Outcome(design, kept.index, layer, chosen.accuracy, described)
+    return Outcome(design, index, layer, chosen.accuracy, described)
