@@ -80,6 +80,10 @@ def one_task(folder: Path, repeats: int) -> list[tuple[str, float, int]]:
                 pass
 
     store = FeatureStore(folder / "store")
+
+    def read(asked: list[str], some: list[Tap]) -> float:
+        return best(lambda: store.read(view, asked, some, verify=False), repeats)
+
     shuffled = list(np.random.default_rng(1).permutation(ids))
     name = "2,240 x 61 x 512 float16"
     rows = [
@@ -96,15 +100,15 @@ def one_task(folder: Path, repeats: int) -> list[tuple[str, float, int]]:
         rows += [
             (f"{state}: open and find nothing missing", opening, size),
             (f"{state}: compare all with the checksums", best(lambda: store.verify(view), repeats), size),
-            (f"{state}: read all", best(lambda: store.read(view, ids, taps, verify=False), repeats), size),
+            (f"{state}: read all", read(ids, taps), size),
             (
                 f"{state}: read all, shuffled",
-                best(lambda: store.read(view, shuffled, taps, verify=False), repeats),
+                read(shuffled, taps),
                 size,
             ),
             (
                 f"{state}: read one tap",
-                best(lambda: store.read(view, ids, taps[7:8], verify=False), repeats),
+                read(ids, taps[7:8]),
                 size // 61,
             ),
         ]
