@@ -6,6 +6,7 @@ from urllib.request import Request, urlopen
 
 import lance
 import pytest
+from lance.file import LanceFileSession
 
 from head2toe.errors import StoreDamagedError, StoreError
 from head2toe.store import FeatureStore
@@ -14,7 +15,7 @@ from store_jobs import BLOCK, LAST, STEM, VIEW, assert_holds, features, fill, na
 
 @pytest.fixture(scope="module")
 def bucket():
-    """(address, storage options, the server's own client) of an empty bucket."""
+    """(address, storage options) of an empty bucket."""
     with warnings.catch_warnings():  # of the server's own imports
         warnings.simplefilter("ignore")
         from moto.server import ThreadedMotoServer
@@ -29,12 +30,12 @@ def bucket():
         "aws_region": "us-east-1",
         "allow_http": "true",
     }
-    yield "s3://bucket", options, f"{url}/bucket"
+    yield "s3://bucket", options
     server.stop()
 
 
 def test_a_bucket_holds_what_a_folder_holds(bucket):
-    address, options, _ = bucket
+    address, options = bucket
     store, ids = FeatureStore(f"{address}/features", options), names(0, 9)
     assert store.views() == []
     assert store.missing(VIEW, ids, [STEM]) == ids
@@ -55,7 +56,7 @@ def test_a_bucket_holds_what_a_folder_holds(bucket):
 
 
 def test_writers_to_one_bucket_lose_and_double_nothing(bucket):
-    address, options, _ = bucket
+    address, options = bucket
     location = f"{address}/shared"
     batches = [names(start, start + 6) for start in range(0, 36, 6)]
     shifted = [names(start, start + 6) for start in range(27, -1, -6)]
@@ -70,16 +71,19 @@ def test_writers_to_one_bucket_lose_and_double_nothing(bucket):
     assert sorted(table.filter(table["tap/stem"].is_valid())["id"].to_pylist()) == names(0, 36)
 
 
-def test_a_flipped_byte_in_a_bucket_is_found_and_repaired(bucket):
-    address, options, url = bucket
+def test_a_flipped_byte_in_a_bucket_is_found_and_repaired(bucket, tmp_path):
+    address, options = bucket
     store, ids = FeatureStore(f"{address}/flip", options), names(0, 4)
     store.write(VIEW, ids, features(ids, STEM))
     row = features(ids[2:3], STEM)[STEM].tobytes()
-    files = lance.dataset(f"{address}/flip/{VIEW.key}.lance", storage_options=options).get_fragments()[0].data_files()
-    path = f"{url}/flip/{VIEW.key}.lance/data/{files[1].path}"
-    content = bytearray(urlopen(path).read())
-    content[content.index(row)] ^= 1
-    urlopen(Request(path, bytes(content), method="PUT")).close()
+    session = LanceFileSession(f"{address}/flip/{VIEW.key}.lance", options)
+    for path in session.list("data"):
+        session.download_file(path, tmp_path / "file")
+        content = bytearray((tmp_path / "file").read_bytes())
+        if row in content:
+            content[content.index(row)] ^= 1
+            (tmp_path / "file").write_bytes(content)
+            session.upload_file(tmp_path / "file", path)
     assert [(damage.tap, damage.id) for damage in store.verify()] == [("stem", ids[2])]
     with pytest.raises(StoreDamagedError, match=f"tap 'stem' of input {ids[2]}"):
         store.read(VIEW, ids, [STEM], verify=True)
@@ -90,6 +94,6 @@ def test_a_flipped_byte_in_a_bucket_is_found_and_repaired(bucket):
 
 
 def test_a_bucket_that_is_not_there_gives_one_error(bucket):
-    _, options, _ = bucket
+    _, options = bucket
     with pytest.raises(StoreError, match="s3://nowhere"):
         FeatureStore("s3://nowhere/features", options).write(VIEW, ["a"], features(["a"], STEM))

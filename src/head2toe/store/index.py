@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 
@@ -71,7 +72,7 @@ class Index:
         found = []
         for kept, positions in homes.items():
             tables = [self._addresses[taps_there] for taps_there in kept]
-            addresses = [_first(tables, key) for key in ids]
+            addresses = _addresses(tables, ids)
             if -1 in addresses:
                 raise KeyError(ids[addresses.index(-1)], taps[positions[0]])
             found.append((tuple(positions), np.array(addresses, np.int64)))
@@ -91,5 +92,10 @@ def split(addresses: np.ndarray) -> list[tuple[int, np.ndarray, np.ndarray]]:
     ]
 
 
-def _first(tables: list[dict[str, int]], key: str) -> int:
-    return next((table[key] for table in tables if key in table), -1)
+def _addresses(tables: list[dict[str, int]], ids: Sequence[str]) -> list[int]:
+    """Where each of `ids` stands in the first table that has it, -1 for none."""
+    found = [-1] * len(ids)
+    for table in tables:
+        if -1 in found:
+            found = [old if old >= 0 else new for old, new in zip(found, map(table.get, ids, repeat(-1)), strict=True)]
+    return found

@@ -188,6 +188,8 @@ class LanceFolder:
 
         Lance then moves to the newest version, with whatever others added to it.
         """
+        from lance.commit import CommitConflictError
+
         for attempt in range(_ATTEMPTS):
             fresh = [tap for tap in taps if tap.name not in self.taps]
             if not fresh:
@@ -199,8 +201,10 @@ class LanceFolder:
             try:
                 self._dataset.add_columns(pa.schema(fields))
                 self._look()
-            except (OSError, ValueError):
-                if not self.refresh():
+            except (OSError, ValueError) as error:
+                self._dataset.checkout_latest()
+                self._look()
+                if not isinstance(error, CommitConflictError) and not any(tap.name in self.taps for tap in fresh):
                     raise
         raise StoreError(
             f"store: {_ATTEMPTS} attempts to add taps to the view {self.view} met other writers; try again"

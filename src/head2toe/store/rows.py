@@ -50,9 +50,7 @@ def read_rows(folder: LanceFolder, index: Index, ids: Sequence[str], wanted: Seq
     """
     dtype = STORED[folder.view.dtype]
     blocks = [np.empty((len(ids), want.length), dtype) for want in wanted]
-    first: dict[str, int] = {}
-    for i, key in enumerate(ids):
-        first.setdefault(key, i)
+    first = dict(zip(reversed(ids), range(len(ids) - 1, -1, -1), strict=True))
     asked = np.fromiter(first.values(), np.int64, len(first))
     jobs = []
     for positions, addresses in index.locate(list(first), [want.tap for want in wanted]):
