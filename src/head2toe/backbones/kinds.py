@@ -11,8 +11,10 @@ from torch import nn
 _ACTIVATION = re.compile(r"relu|gelu|silu|swish|mish|[^a-z]elu|^elu|tanh|softplus|starrelu|activation", re.IGNORECASE)
 _GATE = re.compile(r"sigmoid|softmax|normact|normactivation|glu$", re.IGNORECASE)
 _NORM = re.compile(r"norm|^affine$|frozenbatchnorm", re.IGNORECASE)
-_ATTENTION = re.compile(r"attn|attention|modulation|token_?mixer|mlp_?tokens|^mixer$|^ssm|^ss2d", re.IGNORECASE)
-_MLP = re.compile(r"mlp(?!_?tokens)|feedforward|feed_forward|ffn|swiglu|^intermediate$", re.IGNORECASE)
+_ATTENTION = re.compile(r"attn|attention|modulation|tokenmixer|^ssm|^ss2d", re.IGNORECASE)
+_MLP = re.compile(r"mlp|feedforward|ffn|swiglu|intermediate", re.IGNORECASE)
+_ATTENTION_NAMES = frozenset("attn attention self_attn self_attention token_mixer mixer mlp_tokens".split())
+_MLP_NAMES = frozenset("mlp ffn feed_forward mlp_channels intermediate".split())
 _NOT_PART = re.compile(r"block|layer$|stage|head$|classifier|encoder|model|norm|drop", re.IGNORECASE)
 _EMBEDDING = re.compile(r"^patch_embed(ding|dings)?$")
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -50,7 +52,7 @@ def kinds_of(root: nn.Module) -> dict[str, Kind]:
             pooling="pool" in type(part).__name__.lower(),
             attention=name in attentions,
             inner_attention=name in attentions and name not in outer,
-            mlp=_is_part(part, name, _MLP),
+            mlp=_is_part(part, name, _MLP, _MLP_NAMES),
             embedding=bool(_EMBEDDING.search(name.rpartition(".")[2])) and any(True for _ in part.children()),
             block=bool(name) and _is_block(part, parts.get(name.rpartition(".")[0])),
         )
@@ -95,7 +97,7 @@ def _is_norm(module: nn.Module) -> bool:
 
 def _is_attention(module: nn.Module, name: str) -> bool:
     """A token mixer: attention and what takes its place (pooling, convolution or a matrix over tokens)."""
-    return isinstance(module, nn.MultiheadAttention) or _is_part(module, name, _ATTENTION)
+    return isinstance(module, nn.MultiheadAttention) or _is_part(module, name, _ATTENTION, _ATTENTION_NAMES)
 
 
 def _is_block(module: nn.Module, parent: nn.Module | None) -> bool:
@@ -109,9 +111,9 @@ def _is_block(module: nn.Module, parent: nn.Module | None) -> bool:
     )
 
 
-def _is_part(module: nn.Module, name: str, words: re.Pattern[str]) -> bool:
-    """`words` name the class or the attribute; blocks and heads that contain such a part are not that part."""
-    kind, leaf = type(module).__name__, name.rpartition(".")[2]
-    if type(module) in _CONTAINERS or _NOT_PART.search(kind) or not any(True for _ in module.children()):
+def _is_part(module: nn.Module, name: str, words: re.Pattern[str], names: frozenset[str]) -> bool:
+    """The attribute is one of `names`, or `words` name the class; blocks and heads that hold such a part are not it."""
+    if type(module) in _CONTAINERS or not any(True for _ in module.children()):
         return False
-    return bool(words.search(kind) or words.search(leaf))
+    kind = type(module).__name__
+    return name.rpartition(".")[2] in names or bool(words.search(kind) and not _NOT_PART.search(kind))

@@ -96,7 +96,7 @@ def find_sites(
     lengths = _token_lengths(trace, sequence)
     maps = _map_areas(trace)
     sites = []
-    for call, roles, side in sorted(_candidates(trace), key=lambda item: (item[0].end, item[2] == "output")):
+    for call, roles, side in sorted(_candidates(trace, sequence), key=lambda item: (item[0].end, item[2] == "output")):
         tap = _tap(call, side, trace, lengths)
         if tap is not None:
             if tap.layout == "NLC":
@@ -107,6 +107,8 @@ def find_sites(
             f"taps: {type(module).__name__} has no output that can be tapped; expected normalisations, activations or "
             "blocks that return (n, channels), (n, tokens, channels) or image maps"
         )
+    if not any("prelogits" in site.roles for site in sites):  # pooled by a function, from the last of the taps
+        sites[-1] = replace(sites[-1], roles=sites[-1].roles | {"prelogits"})
     return tuple(sites)
 
 
@@ -210,7 +212,7 @@ def _is_gate_branch(call: _Call) -> bool:
     return any(len(outer.shape) == 4 and 1 not in outer.shape[2:] for outer in call.above if outer.kind.block)
 
 
-def _candidates(trace: _Trace) -> list[tuple[_Call, set[Role], Side]]:
+def _candidates(trace: _Trace, sequence: int | None) -> list[tuple[_Call, set[Role], Side]]:
     """The naming call, the roles and the side of every tensor worth tapping, each tensor once."""
     roles: dict[Key, set[Role]] = {}
     for call in trace.calls:
@@ -221,7 +223,7 @@ def _candidates(trace: _Trace) -> list[tuple[_Call, set[Role], Side]]:
     if stem is not None:
         roles.setdefault(stem, set()).add("stem")
     found: list[tuple[_Call, set[Role], Side]] = []
-    prelogits, logits = _ends(trace)
+    prelogits, logits = _ends(trace, sequence)
     if logits is not None:
         roles.setdefault(logits, set()).add("logits")
     if isinstance(prelogits, _Call):  # computed by a function: only the classifier's input shows it
@@ -260,7 +262,7 @@ def _stem(trace: _Trace) -> Key | None:
     return None if makers[0].kind.pooling and activated else first.taken
 
 
-def _ends(trace: _Trace) -> tuple[Key | _Call | None, Key | None]:
+def _ends(trace: _Trace, sequence: int | None) -> tuple[Key | _Call | None, Key | None]:
     """(pre-logits, logits): keys of tensors, or the classifier's call where only its input shows the pre-logits."""
     root = trace.calls[-1]
     if root.made == _NOTHING:
@@ -273,7 +275,8 @@ def _ends(trace: _Trace) -> tuple[Key | _Call | None, Key | None]:
     if classifiers and len(root.shape) == 2:
         shown = classifiers[0].taken in trace.makers
         return (classifiers[0].taken if shown else classifiers[0]), root.made
-    pooled = first_tensor(trace.result.get("pooler_output")) if isinstance(trace.result, Mapping) else None
+    pooler = isinstance(trace.result, Mapping) and sequence is None  # a text's mean token says more than its pooler
+    pooled = first_tensor(trace.result.get("pooler_output")) if pooler else None
     key = _key(pooled, trace)
     return (key if key in trace.makers else root.made), None
 

@@ -158,14 +158,13 @@ def _positions(config: PretrainedConfig) -> int:
 
 
 def _audio(source: str, text: str, module: nn.Module, options: Options) -> Backbone:
-    from transformers import AutoFeatureExtractor
+    from transformers import FEATURE_EXTRACTOR_MAPPING
 
     kernel, stride = (getattr(module.config, key, ()) for key in ("conv_kernel", "conv_stride"))
     if options.weights or Path(source).joinpath("preprocessor_config.json").exists():
         extractor = read_extractor(source, options.trust_remote_code)
     else:
-        name = AutoFeatureExtractor._model_mapping[type(module.config)]
-        extractor = name()
+        extractor = FEATURE_EXTRACTOR_MAPPING[type(module.config)]()
     rate = int(extractor.sampling_rate)
     samples = _SECONDS * rate if kernel else 0
     features = Features(source, _signed(extractor.to_json_string()), rate, samples, options.trust_remote_code)

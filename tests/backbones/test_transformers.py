@@ -1,0 +1,159 @@
+"""Encoders of pictures, text and sound from local folders: small configurations, random weights, real processors."""
+
+import wave
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from head2toe.backbones import load_backbone
+from head2toe.backbones.core import Backbone
+from head2toe.errors import BackboneError, DataError
+from head2toe.taps import Pool
+
+transformers = pytest.importorskip("transformers")
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+WORDS = ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "a", "small", "cat", "sat", "on", "the", "mat")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """One folder per model, as `save_pretrained` writes them."""
+    root = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    for name, config in {
+        "vit": transformers.ViTConfig(**SMALL, image_size=32, patch_size=8),
+        "dinov2": transformers.Dinov2Config(**{**SMALL, "mlp_ratio": 2}, image_size=32, patch_size=8),
+        "swin": transformers.SwinConfig(image_size=32, patch_size=4, embed_dim=16, depths=[1, 1], num_heads=[2, 2], window_size=4),
+        "convnext": transformers.ConvNextConfig(image_size=32, hidden_sizes=[8, 16, 16, 16], depths=[1, 1, 1, 1]),
+        "beit": transformers.BeitConfig(**SMALL, image_size=32, patch_size=8),
+        "resnet": transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1]),
+        "clip": transformers.CLIPConfig(text_config=SMALL, vision_config={**SMALL, "image_size": 32, "patch_size": 8}),
+        "siglip": transformers.SiglipConfig(text_config=SMALL, vision_config={**SMALL, "image_size": 32, "patch_size": 8}),
+    }.items():
+        model = transformers.AutoModel.from_config(config)
+        model.save_pretrained(root / name)
+        transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(root / name)
+    bert = transformers.BertConfig(**SMALL, vocab_size=len(WORDS), max_position_embeddings=16)
+    roberta = transformers.RobertaConfig(**SMALL, vocab_size=len(WORDS), max_position_embeddings=18, pad_token_id=0)
+    modern = transformers.ModernBertConfig(
+        **SMALL, vocab_size=len(WORDS), max_position_embeddings=16, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        cls_token_id=1, sep_token_id=2, local_attention=8,
+    )  # fmt: skip
+    for name, config in {"bert": bert, "roberta": roberta, "modernbert": modern}.items():
+        transformers.AutoModel.from_config(config).save_pretrained(root / name)
+        save_tokenizer(root / name)
+    waves = {
+        **SMALL, "conv_dim": (16, 16), "conv_kernel": (10, 8), "conv_stride": (80, 8),
+        "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 2,
+    }  # fmt: skip
+    hubert = transformers.HubertConfig(**waves, feat_extract_norm="layer", do_stable_layer_norm=True)
+    for name, config in {"wav2vec2": transformers.Wav2Vec2Config(**waves), "hubert": hubert}.items():
+        transformers.AutoModel.from_config(config).save_pretrained(root / name)
+        transformers.Wav2Vec2FeatureExtractor(return_attention_mask=name == "hubert").save_pretrained(root / name)
+    whisper = transformers.WhisperConfig(
+        d_model=32, encoder_layers=2, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
+        encoder_ffn_dim=64, decoder_ffn_dim=64, num_mel_bins=16, vocab_size=16, pad_token_id=0, bos_token_id=1,
+        eos_token_id=2, decoder_start_token_id=1, max_source_positions=50, suppress_tokens=None,
+        begin_suppress_tokens=None,
+    )  # fmt: skip
+    transformers.AutoModel.from_config(whisper).save_pretrained(root / "whisper")
+    transformers.WhisperFeatureExtractor(feature_size=16, chunk_length=1).save_pretrained(root / "whisper")
+    ast = transformers.ASTConfig(**SMALL, num_mel_bins=32, max_length=64)
+    transformers.AutoModel.from_config(ast).save_pretrained(root / "ast")
+    transformers.ASTFeatureExtractor(num_mel_bins=32, max_length=64).save_pretrained(root / "ast")
+    return root
+
+
+def save_tokenizer(folder: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    tokenizer = Tokenizer(models.WordLevel({word: k for k, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", unk_token="[UNK]",
+        model_max_length=16,
+    ).save_pretrained(folder)  # fmt: skip
+
+
+def load(folder: Path, name: str) -> Backbone:
+    return load_backbone(f"hf/{folder / name}", precision="float32")
+
+
+def pooled(backbone: Backbone, inputs: list) -> dict[str, torch.Tensor]:
+    pool = Pool(0)
+    batch = backbone.collate([backbone.preprocess(one) for one in inputs])
+    return backbone.forward(batch, [tap.name for tap in backbone.taps], lambda tap, out, mask: pool(out, tap, mask))
+
+
+@pytest.mark.parametrize("name", ["vit", "dinov2", "swin", "convnext", "beit", "resnet", "clip", "siglip"])
+def test_pictures(folder, name):
+    backbone = load(folder, name)
+    images = list(np.random.default_rng(0).integers(0, 256, (3, 40, 50, 3), np.uint8))
+    features = pooled(backbone, images)
+    assert len(features) >= 8
+    assert all(torch.isfinite(block).all() for block in features.values())
+    roles = set().union(*(site.roles for site in backbone.sites))
+    assert {"block", "prelogits"} <= roles
+    if name in ("vit", "dinov2", "clip", "beit"):
+        assert {tap.prefix_tokens for tap in backbone.taps if tap.layout == "NLC" and tap.shape[0] == 17} == {1}
+        assert {"attention", "act"} <= roles
+    one = pooled(backbone, images[:1])
+    for tap, block in one.items():
+        torch.testing.assert_close(block, features[tap][:1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "modernbert"])
+def test_padding_does_not_reach_the_features_of_text(folder, name):
+    backbone = load(folder, name)
+    short, long = "a small cat", "the cat sat on a small mat a cat sat on the mat"
+    together, alone = pooled(backbone, [short, long]), pooled(backbone, [short])
+    assert backbone.tap(backbone.prelogits).shape == (16, 32)
+    assert backbone.tap(backbone.prelogits).prefix_tokens == 1
+    for tap in alone:
+        torch.testing.assert_close(alone[tap][0], together[tap][0], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(together[backbone.prelogits][0], together[backbone.prelogits][1])
+
+
+def test_text_longer_than_the_network_is_cut(folder):
+    backbone = load(folder, "bert")
+    assert backbone.preprocess("cat " * 50).shape == (16,)
+
+
+@pytest.mark.parametrize("name", ["wav2vec2", "hubert", "ast", "whisper"])
+def test_sound(folder, name):
+    backbone = load(folder, name)
+    noise = np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32)
+    together, alone = pooled(backbone, [noise, noise[:8000]]), pooled(backbone, [noise[:8000]])
+    assert len(alone) >= 8
+    for tap in alone:
+        torch.testing.assert_close(alone[tap][0], together[tap][1], rtol=1e-4, atol=1e-4)
+
+
+def test_wav_files_are_read_at_their_rate_only(folder):
+    backbone = load(folder, "wav2vec2")
+    samples = (np.sin(np.arange(4000) / 10) * 8000).astype("<i2")
+    good, bad = wav(samples, 16000), wav(samples, 8000)
+    expected = backbone.preprocess(samples.astype(np.float32) / 32768.0)
+    np.testing.assert_allclose(backbone.preprocess(good), expected, atol=1e-6)
+    with pytest.raises(DataError, match="resample"):
+        backbone.preprocess(bad)
+
+
+def wav(samples: np.ndarray, rate: int) -> bytes:
+    stream = BytesIO()
+    with wave.open(stream, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(samples.tobytes())
+    return stream.getvalue()
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path):
+    with pytest.raises(BackboneError, match="no configuration"):
+        load_backbone(f"hf/{tmp_path}")
