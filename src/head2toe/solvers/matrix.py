@@ -63,6 +63,32 @@ class Columns:
                 yield index, int(start) + first, _array(block[:, slice(first, first + width)], dtype)
                 _forget(block)
 
+    def products(self, R: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """(first feature, (m, c) float64 or float32 array): X' R chunk by chunk, for R (n, c), on each block's device.
+
+        Raises FeatureError naming the feature and row where a product is not finite.
+        """
+        import torch
+
+        dtype = torch.float64 if self.double else torch.float32
+        there: dict[torch.device, torch.Tensor] = {}
+        for index, (block, start) in enumerate(zip(self.blocks, self.offsets, strict=False)):
+            length, width = int(block.shape[1]), max(1, CHUNK_BYTES // (8 * self.n))
+            for first in range(0, length, width):
+                chunk = _tensor(block[:, slice(first, first + width)])
+                right = there.setdefault(chunk.device, torch.from_numpy(R).to(chunk.device, dtype))
+                product = (chunk.to(dtype).T @ right).cpu().numpy()
+                if not np.isfinite(product).all():
+                    _refuse_non_finite(chunk.double().cpu().numpy(), int(start) + first, index)
+                yield int(start) + first, product
+                _forget(block)
+
+    def to(self, device: str) -> Columns:
+        """The same features with every block on a torch device; "cpu" leaves them where they are."""
+        if device == "cpu":
+            return self
+        return Columns(tuple(_tensor(block[:, :]).to(device) for block in self.blocks), self.offsets)
+
     def take(self, index: np.ndarray, dtype: type[np.floating] = np.float64) -> np.ndarray:
         """The columns `index` (a,) in that order: (n, a), column-major."""
         out = np.empty((self.n, len(index)), dtype, order="F")
@@ -97,15 +123,26 @@ def columns(X: Matrix | Columns) -> Columns:
 
 def refuse_non_finite(values: np.ndarray, first: int, chunk: np.ndarray, block: int) -> None:
     """Raise, naming block, column and row, if `values`, computed from `chunk`, are not all finite."""
-    if np.isfinite(values).all():
-        return
+    if not np.isfinite(values).all():
+        _refuse_non_finite(chunk, first, block)
+
+
+def _refuse_non_finite(chunk: np.ndarray, first: int, block: int) -> None:
     rows, places = np.nonzero(~np.isfinite(chunk))
     if len(rows) == 0:
-        raise FeatureError(f"solver: features from {first} in block {block} overflow float32; scale them down")
+        raise FeatureError(f"solver: products of the features from {first} on (block {block}) overflow; scale them down")
     raise FeatureError(
         f"solver: feature {first + places[0]} (block {block}) is {chunk[rows[0], places[0]]} in row {rows[0]}; "
         "features should be finite: drop the row or the feature"
     )
+
+
+def _tensor(part: np.ndarray | torch.Tensor) -> torch.Tensor:
+    import torch
+
+    if isinstance(part, torch.Tensor):
+        return part.detach()
+    return torch.from_numpy(part if part.flags.writeable else part.copy())
 
 
 def _is(block: object, dtype: type[np.floating]) -> bool:
