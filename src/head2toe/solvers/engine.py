@@ -149,7 +149,9 @@ def solve(
         if model is not None:
             G = model.X.T @ R
             largest = float(row_norms(G, kind).max(initial=0.0))
-        if model is None or (largest <= (1.0 + NEARLY) * lam and relative_gap(state, lam, largest, null, target) <= aim):
+        if model is None or (
+            largest <= (1.0 + NEARLY) * lam and relative_gap(state, lam, largest, null, target) <= aim
+        ):
             G = design.X.T @ R
             sizes = row_norms(G, kind)
             gap = relative_gap(state, lam, float(sizes.max(initial=0.0)), null, target)

@@ -130,7 +130,9 @@ def refuse_non_finite(values: np.ndarray, first: int, chunk: np.ndarray, block: 
 def _refuse_non_finite(chunk: np.ndarray, first: int, block: int) -> None:
     rows, places = np.nonzero(~np.isfinite(chunk))
     if len(rows) == 0:
-        raise FeatureError(f"solver: products of the features from {first} on (block {block}) overflow; scale them down")
+        raise FeatureError(
+            f"solver: products of the features from {first} on (block {block}) overflow; scale them down"
+        )
     raise FeatureError(
         f"solver: feature {first + places[0]} (block {block}) is {chunk[rows[0], places[0]]} in row {rows[0]}; "
         "features should be finite: drop the row or the feature"

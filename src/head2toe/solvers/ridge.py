@@ -25,8 +25,8 @@ SMALLEST_EIGENVALUE = 1e-8  # of the largest: below it lies the rounding of floa
 class RowSpace:
     """The n rows in coordinates of their own span.
 
-    `coordinates` V (n, r) float64, centred, with V V' = the centred Gram matrix and orthogonal columns; `offset` (n,) are
-    the inner products of each row with the mean row, which move an intercept back to uncentred features.
+    `coordinates` V (n, r) float64, centred, with V V' = the centred Gram matrix and orthogonal columns; `offset` (n,)
+    are the inner products of each row with the mean row, which move an intercept back to uncentred features.
     """
 
     coordinates: np.ndarray
@@ -153,7 +153,7 @@ def cross_validate(
     """Out-of-fold logits of every row at every strength: (k, n, C). `folds` (n,) says in which fold a row is held out.
 
     A fold is the same problem with zero weight on its own rows, so that all folds share one set of coordinates and
-    advance together, one wide product a step. A class that a fold's training rows lack gets logits far below the others.
+    advance together, one wide product a step. A class that a fold's rows lack gets logits far below the others.
     """
     space = K if isinstance(K, RowSpace) else row_space_of_gram(np.asarray(K, np.float64))
     n = len(space.coordinates)

@@ -1,7 +1,7 @@
 """From a few columns to all of them: the path that `group_lasso` and `lasso` share.
 
-At each strength the sequential strong rule (Tibshirani et al. 2012) says which few columns to gather, `engine` solves on
-them, and one product over all features either proves by the duality gap that no other was needed, or names those that
+At each strength the sequential strong rule (Tibshirani et al. 2012) says which few columns to gather, `engine` solves
+on them, and one product over all features either proves by the duality gap that no other was needed, or names those that
 were. Several weightings of the same rows (the folds of a cross-validation) go side by side and share that product and
 the gathering, which are all that reads the features.
 """
@@ -27,8 +27,8 @@ FINE = 1e-5  # duality gaps below this need float64 on the gathered columns
 class Path:
     """Solutions at k falling strengths.
 
-    `objectives` (k,) float64 are in the form above; `residuals` (k,) are duality gaps over all features, relative to the
-    objective, so that no other weights lower it by more; `n_active` (k,) counts non-zero rows; `seconds` (k,) per
+    `objectives` (k,) float64 are those of the penalised problem; `residuals` (k,) are duality gaps over all features,
+    relative to the objective, so that no other weights lower it by more; `n_active` (k,) counts non-zero rows; `seconds` (k,) per
     strength; `gradient_norms` (F,) are those of the loss at the last solution, at most its strength.
     """
 
@@ -235,7 +235,13 @@ def _strengths(largest: float, lams: np.ndarray | Sequence[float] | None, n_lams
             raise DataError(f"path: n_lams >= 1 and 0 < lam_ratio < 1 are needed, got {n_lams} and {lam_ratio}")
         return max(largest, np.finfo(np.float32).tiny) * lam_ratio ** (np.arange(n_lams) / max(n_lams - 1, 1))
     lams = np.atleast_1d(np.asarray(lams, np.float64))
-    if lams.ndim != 1 or len(lams) == 0 or not np.isfinite(lams).all() or (lams <= 0).any() or (np.diff(lams) > 0).any():
+    if (
+        lams.ndim != 1
+        or len(lams) == 0
+        or not np.isfinite(lams).all()
+        or (lams <= 0).any()
+        or (np.diff(lams) > 0).any()
+    ):
         raise DataError(f"path: strengths should be positive and falling, got {lams}")
     return lams
 
