@@ -1,9 +1,9 @@
 """From a few columns to all of them: the path that `group_lasso` and `lasso` share.
 
 At each strength the sequential strong rule (Tibshirani et al. 2012) says which few columns to gather, `engine` solves
-on them, and one product over all features either proves by the duality gap that no other was needed, or names those that
-were. Several weightings of the same rows (the folds of a cross-validation) go side by side and share that product and
-the gathering, which are all that reads the features.
+on them, and one product over all features either proves by the duality gap that no other was needed, or names those
+that were. Several weightings of the same rows (the folds of a cross-validation) go side by side and share that product
+and the gathering, which are all that reads the features.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Path:
     """Solutions at k falling strengths.
 
     `objectives` (k,) float64 are those of the penalised problem; `residuals` (k,) are duality gaps over all features,
-    relative to the objective, so that no other weights lower it by more; `n_active` (k,) counts non-zero rows; `seconds` (k,) per
-    strength; `gradient_norms` (F,) are those of the loss at the last solution, at most its strength.
+    relative to the objective, so that no other weights lower it by more; `n_active` (k,) counts non-zero rows;
+    `seconds` (k,) per strength; `gradient_norms` (F,) are those of the loss at the last solution, at most its strength.
     """
 
     lams: np.ndarray
