@@ -1,5 +1,46 @@
 """Shapes and types of every public function are checked while the tests run."""
 
+import numpy as np
+import pytest
 from jaxtyping import install_import_hook
 
+import head2toe.solvers.kernels  # noqa: F401  numba compiles plain functions only: before the hook wraps them
+
 install_import_hook("head2toe", "beartype.beartype")
+
+SIZE = 16
+
+
+@pytest.fixture(scope="session")
+def network():
+    """A small convolutional network with random weights, as a backbone in float32."""
+    import torch
+    from torch import nn
+
+    from head2toe.backbones import load_backbone
+    from head2toe.images import ImagePreprocess
+
+    torch.manual_seed(0)
+    layers = [nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.BatchNorm2d(b), nn.ReLU()) for a, b in ((3, 8), (8, 16))]
+    module = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5))
+    preprocess = ImagePreprocess((SIZE, SIZE), (0.5,) * 3, (0.25,) * 3, "nearest")
+    return load_backbone(module, preprocess=preprocess, precision="float32")
+
+
+def positions(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Noise images (n, 16, 16, 3) with a bright spot in one of four corners, and the corner (n,)."""
+    random = np.random.default_rng(seed)
+    images = random.integers(0, 120, (n, SIZE, SIZE, 3), dtype=np.uint8)
+    corner = np.arange(n) % 4
+    for image, c in zip(images, corner, strict=True):
+        row, column = 8 * (c // 2) + random.integers(4), 8 * (c % 2) + random.integers(4)
+        image[row : row + 4, column : column + 4] = 255
+    return images, corner
+
+
+@pytest.fixture(scope="session")
+def corners():
+    """Where is the spot? A task that the pooled last layer cannot see and earlier layers can."""
+    from head2toe.data import task_from_arrays
+
+    return task_from_arrays(*positions(60, 0), test=positions(40, 1), name="corners")

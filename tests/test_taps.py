@@ -2,10 +2,11 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from head2toe.errors import FeatureError
 from head2toe.taps import Pool, Tap
-from hypothesis import given
-from hypothesis import strategies as st
 
 sizes = st.integers(1, 40)
 
@@ -87,6 +88,37 @@ def test_padding_stays_out_of_the_mean():
 def test_float16_maps_are_pooled_in_float32():
     x = torch.full((1, 1, 64, 64), 60000.0, dtype=torch.float16)
     assert Pool(0)(x, Tap("t", (1, 64, 64), "NCHW")).item() == 60000.0 // 32 * 32
+
+
+@settings(deadline=None, max_examples=60)  # the first example compiles
+@given(
+    sizes, sizes, sizes, st.integers(0, 3000), st.sampled_from(["paper", "grid"]),
+    st.sampled_from(["NCHW", "NHWC", "NLC"]), st.sampled_from(["normal", "only_cls", "nopool_cls"]),
+)  # fmt: skip
+def test_bfloat16_pools_as_its_float32_copy_does(channels, height, width, target, rule, layout, class_token):
+    shapes = {"NCHW": (channels, height, width), "NHWC": (height, width, channels), "NLC": (height + 1, channels)}
+    shape = shapes[layout]
+    tap = Tap("t", shape, layout, prefix_tokens=1 if layout == "NLC" else 0)
+    x = (torch.rand(3, *shape, generator=torch.Generator().manual_seed(0)) * 100).bfloat16()
+    if layout == "NCHW":
+        x = x.contiguous(memory_format=torch.channels_last)
+    pool = Pool(target, rule, class_token)
+    torch.testing.assert_close(pool(x, tap), pool(x.float(), tap), rtol=1e-5, atol=1e-5)
+
+
+def test_large_bfloat16_maps_are_pooled_by_all_threads_alike():
+    tap = Tap("t", (64, 64, 96), "NHWC")
+    x = torch.rand(2, 64, 64, 96, generator=torch.Generator().manual_seed(0)).bfloat16()
+    one = torch.cat([Pool(1000)(row, tap) for row in x.split(1)])
+    assert torch.equal(Pool(1000)(x, tap), one)
+    torch.testing.assert_close(one, Pool(1000)(x.float(), tap))
+
+
+def test_pooled_vectors_survive_what_the_network_does_next():
+    x = torch.tensor([[-1.0, 2.0]])
+    out = Pool()(x, Tap("t", (2,), "NC"))
+    x.relu_()
+    assert out.tolist() == [[-1.0, 2.0]]
 
 
 def test_wrong_layout_is_refused():

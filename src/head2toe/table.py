@@ -4,11 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 
 from head2toe.errors import FeatureError
 from head2toe.taps import PooledTap
+
+Scaling = Literal["none", "tap", "kept"]
+
+
+def scaled(block: np.ndarray, columns: np.ndarray | slice, scaling: Scaling) -> np.ndarray:
+    """Some columns of a tap's block (n, length) as the linear layer reads them: (n, k) float32.
+
+    "tap" divides each row by the L2 norm of the whole tap, "kept" by that of the columns taken (the published order:
+    scaling after selection), "none" by nothing. A zero row stays zero.
+    """
+    taken = np.asarray(block[:, columns], dtype=np.float32)
+    if scaling == "none":
+        return taken
+    measured = taken if scaling == "kept" else np.asarray(block, dtype=np.float32)
+    norm = np.sqrt(np.einsum("ij,ij->i", measured, measured))[:, None]
+    return np.divide(taken, norm, out=np.zeros_like(taken), where=norm > 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,13 +72,11 @@ class FeatureTable:
         if unknown:
             raise FeatureError(f"table: no tap is called {sorted(unknown)}; it has {[tap.name for tap in self.taps]}")
         keep = [i for i, tap in enumerate(self.taps) if tap.name in names]
-        return replace(
-            self, taps=tuple(self.taps[i] for i in keep), blocks=tuple(self.blocks[i] for i in keep)
-        )
+        return replace(self, taps=tuple(self.taps[i] for i in keep), blocks=tuple(self.blocks[i] for i in keep))
 
     def columns(self, mask: np.ndarray) -> tuple[np.ndarray, ...]:
         """Per block the columns kept by `mask` (F,) bool: int64 indices within the block."""
         if mask.shape != (self.n_features,):
             raise FeatureError(f"table: a mask of {self.n_features} features is needed, got shape {mask.shape}")
         offsets = self.offsets
-        return tuple(np.flatnonzero(mask[a:b]) for a, b in zip(offsets[:-1], offsets[1:], strict=True))
+        return tuple(np.flatnonzero(mask[a:b]) for a, b in pairwise(offsets))

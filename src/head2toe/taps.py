@@ -79,7 +79,7 @@ class Pool:
         needs one cell per sentence, because windows over padding would mean something else in every row.
         """
         if tap.layout == "NC":
-            return output.float()
+            return output.float().clone()  # the network may go on to write into its own output
         if tap.layout == "NLC":
             return self._tokens(output, tap, mask)
         image = output.permute(0, 3, 1, 2) if tap.layout == "NHWC" else output
@@ -90,6 +90,13 @@ class Pool:
 
         height, width = _height_width(tap)
         rows, columns = self._map_cells(height, width, tap.channels)
+        maps = image.permute(0, 2, 3, 1)
+        if _suits_cells(maps):
+            from head2toe.cells import cell_means
+
+            window = self._map_window(height, width, tap.channels) if self.rule == "paper" else None
+            down, across = window or (None, None)
+            return cell_means(maps, _spans(height, rows, down), _spans(width, columns, across))
         if rows == columns == 1 and self._map_window(height, width, tap.channels) is None:
             return image.float().mean((2, 3))
         if self.rule == "grid":
@@ -121,10 +128,18 @@ class Pool:
         from torch.nn import functional
 
         whole, length = self._token_split(tap)
-        head, rest = output[:, :whole].float().flatten(1), output[:, tap.shape[0] - length :].float()
+        head = output[:, :whole].float().flatten(1)
         if length == 0:
             return head
         cells = self._token_cells(length, tap.channels)
+        if mask is None and _suits_cells(output[:, None]):
+            from head2toe.cells import cell_means
+
+            skipped = tap.shape[0] - length
+            spans = _spans(length, cells, self._token_window(length, tap.channels))
+            shifted = [(start + skipped, stop + skipped) for start, stop in spans]
+            return torch.cat((head, cell_means(output[:, None], [(0, 1)], shifted)), 1)
+        rest = output[:, tap.shape[0] - length :].float()
         if mask is not None:
             if cells > 1:
                 raise FeatureError(f"tap '{tap.name}': tokens with padding pool to one mean; use target_size=0")
@@ -184,3 +199,17 @@ class PooledTap:
 
 def _height_width(tap: Tap) -> tuple[int, int]:
     return (tap.shape[1], tap.shape[2]) if tap.layout == "NCHW" else (tap.shape[0], tap.shape[1])
+
+
+def _spans(length: int, cells: int, window: int | None) -> list[tuple[int, int]]:
+    """[start, stop) of each cell along one axis: windows side by side, or `cells` that cover the whole axis."""
+    if window is not None:
+        return [(cell * window, (cell + 1) * window) for cell in range(cells)]
+    return [(cell * length // cells, -(-(cell + 1) * length // cells)) for cell in range(cells)]
+
+
+def _suits_cells(maps: Tensor) -> bool:
+    """Whether `cells.cell_means` reads this map (n, H, W, C) faster than torch does."""
+    import torch
+
+    return maps.device.type == "cpu" and maps.dtype == torch.bfloat16 and maps.is_contiguous()

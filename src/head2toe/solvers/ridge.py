@@ -19,6 +19,7 @@ from head2toe.solvers.targets import ABSENT, check_weights, targets
 
 MEMORY = 12  # pairs of steps that L-BFGS remembers
 SMALLEST_EIGENVALUE = 1e-8  # of the largest: below it lies the rounding of float32 inner products
+SMALLEST_IN_FLOAT32 = 1e-6  # where the eigenvalues themselves are float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,12 +98,13 @@ def row_space(X: Matrix) -> RowSpace:
 
 
 def row_space_of_gram(K: Float[np.ndarray, "n n"]) -> RowSpace:
-    """Coordinates of rows known only by their inner products K (n, n)."""
+    """Coordinates of rows known only by their inner products K (n, n); float32 stays float32, for speed."""
     if not np.isfinite(K).all():
         raise FeatureError("ridge: the Gram matrix should be finite; look for NaN or infinite features")
     offset = K.mean(1)
-    values, vectors = np.linalg.eigh(K - offset[:, None] - offset[None, :] + offset.mean())
-    keep = values > SMALLEST_EIGENVALUE * max(values[-1], np.finfo(float).tiny)
+    values, vectors = _eigh(K - offset[:, None] - offset[None, :] + offset.mean())
+    share = SMALLEST_IN_FLOAT32 if K.dtype == np.float32 else SMALLEST_EIGENVALUE
+    keep = values > share * max(values[-1], np.finfo(np.float32).tiny)
     return RowSpace(vectors[:, keep] * np.sqrt(values[keep]), offset)
 
 
@@ -118,10 +120,12 @@ def path(
 ) -> RidgePath:
     """Fit every strength, warm-started from the strongest down. K: inner products (n, n), or a `RowSpace`.
 
+    float32 inner products are solved in float32: about twice as fast, for a `tol` of 1e-3 or more.
+
     A class without a row gets zero weights and an intercept far below the others. Raises NotConvergedError if a
     residual stays above `tol`.
     """
-    space = K if isinstance(K, RowSpace) else row_space_of_gram(np.asarray(K, np.float64))
+    space = K if isinstance(K, RowSpace) else row_space_of_gram(_floating(K))
     target = targets(y, len(space.coordinates), n_classes, sample_weight)
     lams = _check_strengths(lams)
     shape = (len(lams), len(space.coordinates), target.n_classes)
@@ -155,7 +159,7 @@ def cross_validate(
     A fold is the same problem with zero weight on its own rows, so that all folds share one set of coordinates and
     advance together, one wide product a step. A class that a fold's rows lack gets logits far below the others.
     """
-    space = K if isinstance(K, RowSpace) else row_space_of_gram(np.asarray(K, np.float64))
+    space = K if isinstance(K, RowSpace) else row_space_of_gram(_floating(K))
     n = len(space.coordinates)
     if folds.shape != (n,):
         raise DataError(f"cross_validate: {n} fold numbers are needed, one a row, got shape {folds.shape}")
@@ -202,7 +206,7 @@ class _Problem:
     spread: np.ndarray
 
     def start(self) -> np.ndarray:
-        U = np.zeros((self.V.shape[1], *self.absent.shape))
+        U = np.zeros((self.V.shape[1], *self.absent.shape), self.V.dtype)
         share = np.stack([np.bincount(self.y, w, self.absent.shape[1]) for w in self.w.T])
         U[-1] = np.log(np.where(self.absent, 1.0, share))
         return U
@@ -240,8 +244,9 @@ class _State:
 
 
 def _problem(space: RowSpace, y: np.ndarray, n_classes: int, w: np.ndarray) -> _Problem:
-    V = np.hstack((space.coordinates, np.ones((len(space.coordinates), 1))))
+    V = np.hstack((space.coordinates, np.ones((len(space.coordinates), 1), space.coordinates.dtype)))
     present = np.stack([np.bincount(y, wp, n_classes) > 0 for wp in w.T])
+    w = w.astype(V.dtype)
     return _Problem(V, np.asarray(y, np.int64), w, ~present, (V * V).T @ w)
 
 
@@ -249,7 +254,7 @@ def _minimise(
     problem: _Problem, U: np.ndarray, lam: float, tol: float, max_iter: int
 ) -> tuple[np.ndarray, _State, int]:
     """L-BFGS on all weightings at once, preconditioned by the mean curvature of each coordinate and class."""
-    penalty = np.full((len(U), 1, 1), lam)
+    penalty = np.full((len(U), 1, 1), lam, U.dtype)
     penalty[-1] = 0.0
     Z = problem.logits(U)
     loss, P = problem.softmax(Z)
@@ -303,13 +308,13 @@ def _search(
     slope: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Backtrack each weighting's step (p,) until the objective falls enough; logits are linear, so this is cheap."""
-    t = np.ones(len(value))
+    t, rounding = np.ones(len(value), U.dtype), 50 * np.finfo(U.dtype).eps
     flat, bend = _dot(penalty * U, D), 0.5 * _dot(penalty * D, D)
     base = 0.5 * _dot(penalty * U, U)
     for _ in range(40):
         loss, P = problem.softmax(Z + t[:, None] * ZD)
         new_value = loss + base + t * flat + t * t * bend
-        failed = new_value > value + 1e-4 * t * slope + 1e-14 * np.abs(value)
+        failed = new_value > value + 1e-4 * t * slope + rounding * np.abs(value)
         if not failed.any():
             break
         t = np.where(failed, 0.5 * t, t)
@@ -319,6 +324,20 @@ def _search(
 def _dot(A: np.ndarray, B: np.ndarray) -> np.ndarray:
     """Inner products per weighting of two (r + 1, p, C) arrays: (p,)."""
     return np.einsum("rpc,rpc->p", A, B)
+
+
+def _eigh(K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues, rising, and eigenvectors; torch's LAPACK is twice as fast as numpy's in float32."""
+    if K.dtype != np.float32:
+        return np.linalg.eigh(K)
+    import torch
+
+    values, vectors = torch.linalg.eigh(torch.from_numpy(K))
+    return values.numpy(), vectors.numpy()
+
+
+def _floating(K: np.ndarray) -> np.ndarray:
+    return K if K.dtype == np.float32 else np.asarray(K, np.float64)
 
 
 def _check_strengths(lams: np.ndarray | Sequence[float]) -> np.ndarray:

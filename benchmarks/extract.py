@@ -1,0 +1,181 @@
+"""How near is an extraction to the bare network?
+
+python benchmarks/extract.py --packs ../shared/packs --weights ../shared/weights --out extract.json
+
+One table per run, all of it from the same images, precision and layout, in images per second:
+  bare      the network's forward alone
+  pooled    the same with every tap pooled inside its hook; the goal is 0.95 of bare
+  kept      the same job done with ordinary hooks that keep the full maps and pool them after the pass
+  decode    JPEG to pixels alone, in as many processes as `extract` starts
+  end       JPEG files to committed store; the goal is 0.90 of min(bare, decode)
+Bare, pooled and kept take turns batch by batch, so that a noisy machine slows all of them alike; every ratio is the
+median over turns. --peak prints the peak memory of an extraction in a fresh process, for two numbers of images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from head2toe.backbones import load_backbone
+from head2toe.backbones.core import Backbone
+from head2toe.data import Split, load_task
+from head2toe.data.prepare import prepared
+from head2toe.extract import extract
+from head2toe.store import FeatureStore
+from head2toe.taps import Pool, Tap
+
+
+@dataclass(frozen=True)
+class Result:
+    backbone: str
+    precision: str
+    n_taps: int
+    n_images: int
+    bare: float
+    pooled: float
+    kept: float
+    decode: float
+    end: float
+    pooled_of_bare: float
+    kept_of_bare: float
+    end_of_bound: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--packs", type=Path, required=True)
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--pack", default="caltech101")
+    parser.add_argument("--backbones", nargs="+", default=["efficientnet_lite0", "mobilenetv2_a", "resnet50"])
+    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--turns", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--target-size", type=int, default=512)
+    parser.add_argument("--peak", nargs=2, type=int, metavar="N", help="images of the two memory measurements")
+    parser.add_argument("--peak-of", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    train = load_task(options.packs / options.pack).train
+    ids = [_id(name, options.weights) for name in options.backbones]
+    if options.peak_of:
+        _extract(load_backbone(ids[0]), _first(train, options.peak_of), options)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        return
+    results = [_measure(name, load_backbone(name), _first(train, options.images), options) for name in ids]
+    _print(results)
+    peaks = {n: _peak(n) for n in options.peak or ()}
+    for n, megabytes in peaks.items():
+        print(f"peak memory with {n:,} images: {megabytes:,.0f} MB")
+    if options.out:
+        options.out.write_text(json.dumps({"results": [asdict(r) for r in results], "peak_mb": peaks}, indent=1))
+
+
+def _measure(name: str, backbone: Backbone, split: Split, options: argparse.Namespace) -> Result:
+    pool, workers = Pool(options.target_size), max(1, options.threads // 2)
+    rows = [backbone.preprocess(split.source[row]) for row in range(options.batch_size)]
+    batch, names = backbone.collate(rows), [tap.name for tap in backbone.taps]
+    turns = {
+        "bare": lambda: _bare(backbone, batch),
+        "pooled": lambda: backbone.forward(batch, names, lambda tap, output, mask: pool(output, tap, mask)),
+        "kept": lambda: _kept(backbone, batch, names, pool),
+    }
+    seconds = _take_turns(turns, options.turns)
+    decode = split.n_rows / _seconds(lambda: _decode(backbone, split, options.batch_size, workers))
+    end = split.n_rows / _seconds(lambda: _extract(backbone, split, options))
+    speed = {kind: options.batch_size / statistics.median(times) for kind, times in seconds.items()}
+    ratio = {
+        kind: statistics.median(a / b for a, b in zip(seconds["bare"], times, strict=True))
+        for kind, times in seconds.items()
+    }
+    return Result(
+        name, backbone.precision, len(names), split.n_rows, speed["bare"], speed["pooled"], speed["kept"], decode, end,
+        ratio["pooled"], ratio["kept"], end / min(speed["bare"], decode),
+    )  # fmt: skip
+
+
+def _bare(backbone: Backbone, batch: tuple) -> None:
+    network = backbone.networks[0]
+    autocast = torch.autocast(backbone.device, torch.bfloat16, enabled=backbone.precision == "bfloat16")
+    with torch.inference_mode(), autocast:
+        network.run(network.module, batch[0])
+
+
+def _kept(backbone: Backbone, batch: tuple, names: Sequence[str], pool: Pool) -> list[torch.Tensor]:
+    """What hooks around timm do: keep every map to the end of the pass, then pool in float32."""
+    maps: list[tuple[Tap, torch.Tensor]] = []
+    backbone.forward(batch, names, lambda tap, output, mask: maps.append((tap, output.float())))
+    return [pool(output, tap) for tap, output in maps]
+
+
+def _decode(backbone: Backbone, split: Split, size: int, workers: int) -> None:
+    batches = [range(start, min(start + size, split.n_rows)) for start in range(0, split.n_rows, size)]
+    with prepared(backbone.preprocess, split.source, batches, workers=workers) as ready:
+        for _ in ready:
+            pass
+
+
+def _extract(backbone: Backbone, split: Split, options: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        extract(backbone, [split], FeatureStore(folder), [Pool(options.target_size)], batch_size=options.batch_size)
+
+
+def _take_turns(turns: dict[str, Callable[[], object]], n: int) -> dict[str, list[float]]:
+    for run in turns.values():
+        run()
+    seconds: dict[str, list[float]] = {kind: [] for kind in turns}
+    for _ in range(n):
+        for kind, run in turns.items():
+            seconds[kind].append(_seconds(run))
+    return seconds
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def _peak(n: int) -> float:
+    """Peak resident memory in MB of a process that extracts n images."""
+    command = [sys.executable, *sys.argv, "--peak-of", str(n)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def _first(split: Split, n: int) -> Split:
+    """The first n images, repeated where there are fewer: each copy with an id of its own, so that it is computed."""
+    picked = split.rows(np.arange(n) % split.n_rows)
+    return Split(tuple(f"{row:08d}{key[8:]}" for row, key in enumerate(picked.ids)), picked.labels, picked.source)
+
+
+def _id(name: str, weights: Path | None) -> str:
+    if weights is not None and (path := weights / f"{name}.safetensors").is_file():
+        return f"file:{path}"
+    return name
+
+
+def _print(results: Sequence[Result]) -> None:
+    columns = ("bare", "pooled", "kept", "decode", "end")
+    print(f"{'backbone':24}{'taps':>5}" + "".join(f"{column:>9}" for column in columns), end="")
+    print(f"{'pooled/bare':>13}{'kept/bare':>11}{'end/bound':>11}")
+    for r in results:
+        print(f"{Path(r.backbone).stem:24}{r.n_taps:5}" + "".join(f"{getattr(r, c):9.1f}" for c in columns), end="")
+        print(f"{r.pooled_of_bare:13.2f}{r.kept_of_bare:11.2f}{r.end_of_bound:11.2f}")
+
+
+if __name__ == "__main__":
+    main()

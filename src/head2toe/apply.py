@@ -1,0 +1,114 @@
+"""A head on new data: labels for files, accuracy on a task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from head2toe.errors import DataError, HeadError
+from head2toe.extract import extract, view_of
+from head2toe.head import Head, check_fits, softmax
+from head2toe.store import FeatureStore, default_location
+from head2toe.table import FeatureTable
+
+if TYPE_CHECKING:
+    from head2toe.backbones.core import Backbone
+    from head2toe.data import Split, Task
+
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One file's label and the probability of every class."""
+
+    file: str
+    label: str
+    probabilities: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracy in [0, 1] over n inputs of one split, and (inputs, accuracy) of each class that it holds."""
+
+    split: str
+    n: int
+    accuracy: float
+    per_class: dict[str, tuple[int, float]]
+
+
+def predict_files(
+    head: Head, files: Sequence[Path], *, device: str = "cpu", backbone: Backbone | None = None
+) -> Iterator[Prediction]:
+    """Label files in their order, batch by batch; every file is read and decoded before the network is loaded.
+
+    Raises DataError that names the unreadable ones.
+    """
+    from head2toe.data import damage_report, find_damaged
+    from head2toe.data.sources import Files
+
+    absent = [str(path) for path in files if not path.is_file()]
+    if absent:
+        raise DataError(f"predict: no such file: {', '.join(absent[:20])}")
+    source = Files(".", tuple(str(path) for path in files))
+    damaged = find_damaged(source, range(len(files)))
+    if damaged:
+        raise damage_report("predict", damaged, len(files))
+    network = backbone or head.load_backbone(device)
+    check_fits(head, network.fingerprint, network.id)
+    for start in range(0, len(files), BATCH):
+        part = files[start : start + BATCH]
+        for path, row in zip(part, head.predict_proba(part, network), strict=True):
+            best = head.classes[int(row.argmax())]
+            yield Prediction(str(path), best, dict(zip(head.classes, map(float, row), strict=True)))
+
+
+def evaluate_on(
+    head: Head,
+    task: Task,
+    store: FeatureStore | str | Path | None = None,
+    *,
+    device: str = "cpu",
+    backbone: Backbone | None = None,
+) -> Evaluation:
+    """Accuracy on the task's test split, or on its only split; features come from the store where they are there.
+
+    Raises HeadError where the task has a class that the head does not know.
+    """
+    name, split = ("test", task.test) if task.test is not None else ("all", task.train)
+    unknown = sorted(set(task.classes) - set(head.classes))
+    if unknown:
+        raise HeadError(f"evaluate: the head does not know the class '{unknown[0]}'; it knows {list(head.classes)}")
+    network = backbone or head.load_backbone(device)
+    check_fits(head, network.fingerprint, network.id)
+    opened = store if isinstance(store, FeatureStore) else FeatureStore(store or default_location())
+    extract(network, [split], opened, head.pools, taps=head.taps)
+    number = np.array([head.classes.index(name) for name in task.classes])
+    logits = head.logits_of(_read(head, network, opened, split))
+    return evaluation(name, logits, number[split.labels], head.classes)
+
+
+def evaluation(split: str, logits: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Evaluation:
+    """Compare logits (n, C) with labels (n,)."""
+    right = softmax(logits).argmax(axis=1) == labels
+    per_class = {
+        name: (int((labels == c).sum()), float(right[labels == c].mean()))
+        for c, name in enumerate(classes)
+        if (labels == c).any()
+    }
+    return Evaluation(split, len(labels), float(right.mean()), per_class)
+
+
+def _read(head: Head, backbone: Backbone, store: FeatureStore, split: Split) -> FeatureTable:
+    tables = [
+        store.read(
+            view_of(backbone, pool), split.ids, [kept.pooled.tap for kept in head.kept if kept.pooled.pool == pool]
+        )
+        for pool in head.pools
+    ]
+    taps = tuple(tap for table in tables for tap in table.taps)
+    return FeatureTable(split.ids, taps, tuple(block for table in tables for block in table.blocks))

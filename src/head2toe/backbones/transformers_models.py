@@ -1,0 +1,187 @@
+"""Hugging Face transformers: encoders of pictures, text and sound, with their own processors."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
+
+from head2toe.backbones.build import Options, build
+from head2toe.backbones.core import Backbone, Batch
+from head2toe.backbones.feeds import PixelFeed
+from head2toe.backbones.sequences import AudioFeed, Features, TextFeed, Tokens, read_extractor, read_tokenizer
+from head2toe.errors import BackboneError, MissingExtraError
+from head2toe.images import ImagePreprocess, Interpolation
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PretrainedConfig
+
+_RESAMPLING: dict[int, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
+_SECONDS = 10  # of a waveform; spectrogram models have a length of their own
+_LONGEST = 512
+
+
+def load_transformers(source: str, options: Options) -> Backbone:
+    """`hf/ORG/NAME`, `hf/FOLDER`, or, with random weights, `hf/MODEL_TYPE` as transformers calls it.
+
+    Pictures become pixels as the model's image processor says; text is padded and masked; sound is cut to its window.
+    Remote code runs only where asked for. BackboneError where files cannot be had, MissingExtraError without the extra.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise MissingExtraError(f"hf/{source}", "transformers") from error
+    config = _config(source, options)
+    modality = _modality(config)
+    try:
+        module = _module(source, config, options)
+        text = f"transformers:{type(module).__name__} {_signed(module.config.to_json_string())}"
+        if modality == "image":
+            return _image(source, text, module, options)
+        if modality == "text":
+            return _text(source, text, module, options)
+        return _audio(source, text, module, options)
+    except (OSError, ValueError, ImportError) as error:
+        if isinstance(error, (BackboneError, MissingExtraError)):
+            raise
+        raise BackboneError(
+            f"hf/{source}: transformers {transformers.__version__} could not load it ({type(error).__name__}: {error}); "
+            "run once online (HF_HOME moves the cache, HF_HUB_OFFLINE=1 uses it alone), or give a local folder: hf/PATH"
+        ) from error
+
+
+def _config(source: str, options: Options) -> PretrainedConfig:
+    from transformers import CONFIG_MAPPING, AutoConfig
+
+    if not options.weights and source in CONFIG_MAPPING and not Path(source).exists():
+        return CONFIG_MAPPING[source]()
+    try:
+        return AutoConfig.from_pretrained(source, trust_remote_code=options.trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise BackboneError(
+            f"hf/{source}: no configuration ({str(error).splitlines()[0]}); run once online, give a local folder "
+            "(hf/PATH), or list taps of an architecture offline: hf/MODEL_TYPE with --no-weights, as in hf/bert"
+        ) from error
+
+
+def _modality(config: PretrainedConfig) -> Literal["image", "text", "audio"]:
+    from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES
+    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+
+    kind = config.model_type
+    if kind in IMAGE_PROCESSOR_MAPPING_NAMES or hasattr(config, "vision_config") or hasattr(config, "image_size"):
+        return "image"
+    return "audio" if kind in FEATURE_EXTRACTOR_MAPPING_NAMES else "text"
+
+
+def _module(source: str, config: PretrainedConfig, options: Options) -> nn.Module:
+    """The encoder: the picture tower of a two-tower model, the encoder of an encoder-decoder; with a classifier if trained."""
+    from transformers import AutoModel, AutoModelForImageClassification
+
+    names = getattr(config, "architectures", None) or []
+    auto = AutoModelForImageClassification if any("ForImageClassification" in name for name in names) else AutoModel
+    trust = options.trust_remote_code
+    if options.weights:
+        model = auto.from_pretrained(source, trust_remote_code=trust)
+    else:
+        model = auto.from_config(config, trust_remote_code=trust)
+    if getattr(config, "vision_config", None) is not None:
+        model = getattr(model, "vision_model", None) or getattr(model, "vision_tower", model)
+    if getattr(config, "is_encoder_decoder", False):
+        model = model.get_encoder()
+    return model.float()
+
+
+def _image(source: str, text: str, module: nn.Module, options: Options) -> Backbone:
+    pixels = _pixels(source, module, options)
+
+    def run(module: nn.Module, batch: Batch) -> object:
+        return module(pixel_values=batch.args[0])
+
+    return build(f"hf/{source}", text, module, pixels, PixelFeed(pixels), options, run=run)
+
+
+def _pixels(source: str, module: nn.Module, options: Options) -> ImagePreprocess:
+    """The image processor as our own preprocessing; without its file (random weights), the configuration's size."""
+    from transformers import AutoImageProcessor
+
+    values: dict[str, object] = {}
+    if options.weights or Path(source).joinpath("preprocessor_config.json").exists():
+        values = AutoImageProcessor.from_pretrained(source, trust_remote_code=options.trust_remote_code).to_dict()
+    size = values.get("crop_size") if values.get("do_center_crop") and values.get("crop_size") else values.get("size")
+    side = _side(size) or _side(getattr(module.config, "image_size", None)) or 224
+    resized = _side(values.get("size")) or side
+    normalised = values.get("do_normalize", True)
+    mean, std = (cast("list[float]", values.get(key) or [0.5] * 3) for key in ("image_mean", "image_std"))
+    resample = _RESAMPLING.get(int(cast(int, values.get("resample") or 3)), "bicubic")
+    pixels = ImagePreprocess(
+        (side, side), tuple(mean) if normalised else (0.0,) * 3, tuple(std) if normalised else (1.0,) * 3, resample,
+        options.resize,
+    )  # fmt: skip
+    if options.image_size:
+        pixels = replace(pixels, size=(options.image_size, options.image_size))
+    return replace(pixels, crop_pct=min(1.0, side / resized)) if options.resize == "crop" else pixels
+
+
+def _side(size: object) -> int | None:
+    """One side of a square size: 224, [224, 224], {"height": 224, ...} or {"shortest_edge": 224}."""
+    if isinstance(size, int):
+        return size
+    if isinstance(size, (list, tuple)):
+        return int(size[0])
+    get = getattr(size, "get", None)
+    found = None if get is None else get("height") or get("shortest_edge")
+    return None if found is None else int(found)
+
+
+def _text(source: str, text: str, module: nn.Module, options: Options) -> Backbone:
+    config = module.config
+    if not options.weights and not Path(source).exists():
+        tokens = Tokens("", "random weights, no tokenizer", min(_LONGEST, _positions(config)), options.trust_remote_code)
+        feed = TextFeed(tokens.max_length, int(config.pad_token_id or 0), 2)
+        return build(f"hf/{source}", text, module, tokens, feed, options, prefix_tokens=0, sequence=tokens.max_length)
+    tokenizer = read_tokenizer(source, options.trust_remote_code)
+    length = min(_LONGEST, tokenizer.model_max_length, _positions(config))
+    tokens = Tokens(source, _signed(tokenizer.backend_tokenizer.to_str()), length, options.trust_remote_code)
+    example = tokens("a")
+    prefix = int(tokenizer.cls_token_id is not None and example[0] == tokenizer.cls_token_id)
+    feed = TextFeed(length, int(tokenizer.pad_token_id or 0), int(example[-1]))
+    return build(f"hf/{source}", text, module, tokens, feed, options, prefix_tokens=prefix, sequence=length)
+
+
+def _positions(config: PretrainedConfig) -> int:
+    """Longest input; RoBERTa's positions begin after the padding index."""
+    most = getattr(config, "max_position_embeddings", None) or _LONGEST
+    return most - (config.pad_token_id or 0) - 1 if "roberta" in config.model_type else most
+
+
+def _audio(source: str, text: str, module: nn.Module, options: Options) -> Backbone:
+    from transformers import AutoFeatureExtractor
+
+    kernel, stride = (getattr(module.config, key, ()) for key in ("conv_kernel", "conv_stride"))
+    if options.weights or Path(source).joinpath("preprocessor_config.json").exists():
+        extractor = read_extractor(source, options.trust_remote_code)
+    else:
+        name = AutoFeatureExtractor._model_mapping[type(module.config)]
+        extractor = name()
+    rate = int(extractor.sampling_rate)
+    samples = _SECONDS * rate if kernel else 0
+    features = Features(source, _signed(extractor.to_json_string()), rate, samples, options.trust_remote_code)
+    masked = bool(kernel) and bool(extractor.return_attention_mask)
+    feed = AudioFeed(features.example(extractor), extractor.model_input_names[0], samples, tuple(kernel), tuple(stride), masked)
+    return build(f"hf/{source}", text, module, features, feed, options, sequence=feed.frames(samples) if kernel else None)
+
+
+def _signed(text: str) -> str:
+    """Short and the same in every version: sha256 of a JSON text without versions, names and paths."""
+    import hashlib
+
+    try:
+        values = json.loads(text)
+        noise = ("transformers_version", "_name_or_path", "torch_dtype", "dtype", "name_or_path")
+        text = json.dumps({key: value for key, value in values.items() if key not in noise}, sort_keys=True)
+    except (ValueError, AttributeError):
+        pass
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,297 @@
+"""The command line: parse, call, print. Results go to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from head2toe import __version__
+from head2toe.errors import Head2ToeError
+
+if TYPE_CHECKING:
+    from head2toe.store import FeatureStore
+
+app = typer.Typer(
+    name="head2toe",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Small heads on all layers of a frozen network, about as good as fine-tuning.",
+)
+store_app = typer.Typer(no_args_is_help=True, help="Look after a feature store.")
+app.add_typer(store_app, name="store")
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+StoreOption = Annotated[
+    str | None,
+    typer.Option("--store", help="Feature store, a folder or object-store URL; by default the user's cache."),
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda or mps.")]
+PrecisionOption = Annotated[
+    Literal["bfloat16", "float32", "float16"] | None,
+    typer.Option("--precision", help="bfloat16, float32 or float16; by default what the device is fast in."),
+]
+
+
+def main() -> None:
+    """Run the command line; a mistake of the user's ends with one line and exit code 2."""
+    try:
+        app()
+    except Head2ToeError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("stopped; what was extracted stays in the store, run the same command to go on", err=True)
+        sys.exit(130)
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command(epilog="Example: head2toe taps efficientnet_lite0 --target-size 4096")
+def taps(
+    backbone: Annotated[str, typer.Argument(help="Backbone id, such as efficientnet_lite0 or timm/resnet50.a1_in1k.")],
+    target_size: Annotated[int, typer.Option(help="Length that a tap is pooled to, about.")] = 512,
+    preset: Annotated[str, typer.Option("--taps", help="all, blocks, paper, or comma-separated globs.")] = "all",
+    no_weights: Annotated[bool, typer.Option(help="Random weights: list any architecture offline.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """List what can be read from a network: name, layout, shape, pooled length, share of the FLOPs up to it."""
+    from head2toe import present
+    from head2toe.backbones import load_backbone
+
+    loaded = load_backbone(backbone, weights=not no_weights, taps=preset)
+    rows = present.tap_rows(loaded, [0.0] * len(loaded.taps), target_size)
+    if as_json:
+        for row in rows:
+            typer.echo(json.dumps(asdict(row)))
+    else:
+        present.show(present.tap_table(loaded.id, rows))
+
+
+@app.command(epilog="Example: head2toe fit flowers/ --out flowers-head --json")
+def fit(
+    data: Annotated[str, typer.Argument(help="Image folder, Parquet file or folder, or CSV (path,label).")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the head.")],
+    backbone: Annotated[str, typer.Option(help="Backbone id.")] = "efficientnet_lite0",
+    method: Annotated[str, typer.Option(help="head2toe, linear, all-l2 or all-l21.")] = "head2toe",
+    target_size: Annotated[
+        list[int] | None, typer.Option(help="Length that a tap is pooled to; repeat to choose by cross-validation.")
+    ] = None,
+    keep: Annotated[
+        list[float] | None, typer.Option(help="Fraction of features to keep; by default cross-validated.")
+    ] = None,
+    taps: Annotated[str, typer.Option(help="all, blocks, paper, or comma-separated globs.")] = "all",
+    folds: Annotated[int, typer.Option(help="Cross-validation folds; 1 uses the validation split.")] = 5,
+    seed: Annotated[int, typer.Option(help="Seed of the folds.")] = 0,
+    store: StoreOption = None,
+    device: DeviceOption = "cpu",
+    precision: PrecisionOption = None,
+    skip_bad: Annotated[bool, typer.Option(help="Leave unreadable images out instead of stopping.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Extract features, choose by cross-validation, fit and save a head."""
+    from head2toe import present
+    from head2toe.backbones import load_backbone
+    from head2toe.data import load_task
+    from head2toe.head import check_target
+    from head2toe.methods import method_named
+    from head2toe.methods.problem import Clock
+
+    check_target(out)
+    chosen = method_named(method, target_sizes=target_size, keep=keep, folds=folds, seed=seed)
+    clock = Clock()
+    with clock("load"):
+        loaded = load_backbone(backbone, device=device, precision=precision, taps=taps)
+        task = load_task(data, skip_bad=skip_bad)
+    head = chosen.fit(loaded, task, store, clock=clock)
+    head.save_pretrained(out)
+    report = present.fit_report(head, loaded, clock)
+    if as_json:
+        typer.echo(json.dumps(asdict(report)))
+    else:
+        present.show_fit(report, head, out)
+
+
+@app.command(epilog="Example: head2toe predict flowers-head new.jpg other.jpg --json")
+def predict(
+    head: Annotated[Path, typer.Argument(help="Folder of a head.")],
+    files: Annotated[list[Path], typer.Argument(help="Images.")],
+    device: DeviceOption = "cpu",
+    as_json: JsonFlag = False,
+) -> None:
+    """Label images, with probabilities: one line a file."""
+    from head2toe import present
+    from head2toe.apply import predict_files
+    from head2toe.head import load_head
+
+    for prediction in predict_files(load_head(head), files, device=device):
+        typer.echo(json.dumps(asdict(prediction)) if as_json else present.prediction_line(prediction))
+
+
+@app.command(epilog="Example: head2toe evaluate flowers-head flowers/ --json")
+def evaluate(
+    head: Annotated[Path, typer.Argument(help="Folder of a head.")],
+    data: Annotated[
+        str, typer.Argument(help="Labelled data; its test split is used, or all rows where there is none.")
+    ],
+    store: StoreOption = None,
+    device: DeviceOption = "cpu",
+    skip_bad: Annotated[bool, typer.Option(help="Leave unreadable images out instead of stopping.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Accuracy of a head on labelled data, overall and per class."""
+    from head2toe import present
+    from head2toe.apply import evaluate_on
+    from head2toe.data import load_task
+    from head2toe.head import load_head
+
+    evaluation = evaluate_on(load_head(head), load_task(data, skip_bad=skip_bad), store, device=device)
+    if as_json:
+        typer.echo(json.dumps(asdict(evaluation)))
+    else:
+        present.show(present.evaluation_table(evaluation))
+
+
+@app.command(epilog="Example: head2toe extract flowers/ --backbone efficientnet_lite0 --target-size 512")
+def extract(
+    data: Annotated[str, typer.Argument(help="Image folder, Parquet file or folder, or CSV (path,label).")],
+    backbone: Annotated[str, typer.Option(help="Backbone id.")] = "efficientnet_lite0",
+    target_size: Annotated[list[int] | None, typer.Option(help="Length that a tap is pooled to; repeatable.")] = None,
+    taps: Annotated[str, typer.Option(help="all, blocks, paper, or comma-separated globs.")] = "all",
+    store: StoreOption = None,
+    device: DeviceOption = "cpu",
+    precision: PrecisionOption = None,
+    skip_bad: Annotated[bool, typer.Option(help="Leave unreadable images out instead of stopping.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Run the frozen network once over what the store lacks."""
+    from head2toe import present
+    from head2toe.backbones import load_backbone
+    from head2toe.data import load_task
+    from head2toe.extract import extract as run
+    from head2toe.taps import Pool
+
+    loaded = load_backbone(backbone, device=device, precision=precision, taps=taps)
+    task = load_task(data, skip_bad=skip_bad)
+    done = run(loaded, task.splits, _opened(store), [Pool(size) for size in target_size or [512]])
+    typer.echo(json.dumps(asdict(done)) if as_json else present.extraction_line(done))
+
+
+@app.command(epilog="Example: head2toe demo --out demo-head")
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder of the head and of a sample image.")] = Path("demo-out"),
+    store: StoreOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Linear, All-l2 and Head2Toe on scikit-learn's digits with the bundled backbone; no network needed."""
+    from head2toe import present
+    from head2toe.demo import run
+
+    result = run(out, store)
+    if as_json:
+        typer.echo(json.dumps([asdict(report) for report in result.reports]))
+    else:
+        present.show_demo(result)
+
+
+@store_app.command("ls", epilog="Example: head2toe store ls --json")
+def store_ls(store: StoreOption = None, as_json: JsonFlag = False) -> None:
+    """List the views: one per network, pooling and number format."""
+    from head2toe import present
+
+    rows = [present.view_row(info) for info in _opened(store).views()]
+    if as_json:
+        typer.echo(json.dumps([asdict(row) for row in rows]))
+    else:
+        present.show(present.view_table(rows))
+
+
+@store_app.command("show", epilog="Example: head2toe store show efficientnet_lite0")
+def store_show(
+    view: Annotated[str, typer.Argument(help="The view's key (or its beginning), or the id of its backbone.")],
+    store: StoreOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """One view in full, with its taps."""
+    from head2toe import present
+
+    opened = _opened(store)
+    found = opened.find(view)
+    (info,) = (info for info in opened.views() if info.view == found)
+    if as_json:
+        taps = [asdict(tap) for tap in info.taps]
+        typer.echo(json.dumps(asdict(present.view_row(info)) | {"taps": taps}))
+    else:
+        present.show(present.view_table([present.view_row(info)]))
+        present.show(present.stored_tap_table(info))
+
+
+@store_app.command("verify", epilog="Example: head2toe store verify")
+def store_verify(
+    view: Annotated[str | None, typer.Argument(help="One view; by default all.")] = None,
+    store: StoreOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Compare every stored byte with its checksum; exit code 1 where something is damaged."""
+    from head2toe import present
+
+    opened = _opened(store)
+    with present.progress("verify") as advance:
+        damages = opened.verify(opened.find(view) if view else None, progress=advance)
+    if as_json:
+        typer.echo(json.dumps([{"view": d.view.key, "tap": d.tap, "input": d.id, "file": d.file} for d in damages]))
+    else:
+        for damage in damages:
+            typer.echo(str(damage))
+        typer.echo(f"{len(damages)} damaged" if damages else "every byte matches its checksum")
+    if damages:
+        typer.echo("the next extraction of these inputs repairs them", err=True)
+        raise typer.Exit(1)
+
+
+@store_app.command("compact", epilog="Example: head2toe store compact")
+def store_compact(
+    view: Annotated[str | None, typer.Argument(help="One view; by default all.")] = None,
+    store: StoreOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Join small files into large ones and drop old versions."""
+    opened = _opened(store)
+    for done in opened.compact(opened.find(view) if view else None):
+        files, size = done.fragments, done.bytes
+        if as_json:
+            typer.echo(json.dumps({"view": done.view.key, "files": files, "bytes": size}))
+        else:
+            typer.echo(f"{done.view}: {files[0]} -> {files[1]} files, {size[0]:,} -> {size[1]:,} bytes")
+
+
+@store_app.command("rm", epilog="Example: head2toe store rm 3f2a --yes")
+def store_rm(
+    view: Annotated[str, typer.Argument(help="The view's key (or its beginning), or the id of its backbone.")],
+    store: StoreOption = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Delete one view and its features."""
+    opened = _opened(store)
+    found = opened.find(view)
+    if not yes:
+        typer.confirm(f"delete {found} from {opened.location}?", abort=True, err=True)
+    opened.remove(found)
+    typer.echo(json.dumps({"removed": found.key}) if as_json else f"removed {found}")
+
+
+def _opened(location: str | None) -> FeatureStore:
+    from head2toe.store import FeatureStore, default_location
+
+    return FeatureStore(location or default_location())

@@ -1,0 +1,197 @@
+"""The nouns of labelled data, and the one way from rows to a `Task`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Int, Int64
+
+from head2toe import images
+from head2toe.errors import DataError
+
+Item = bytes | np.ndarray | str
+SPLITS = ("train", "validation", "test")
+_NAMED = 20
+_CHUNK = 1024  # inputs looked at together: what bounds the memory
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Inputs that are read when asked for; picklable, and safe to read from several threads."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, row: int, /) -> Item:
+        """The encoded bytes of a picture, its pixels, or a text."""
+        ...
+
+    def name(self, row: int, /) -> str:
+        """What a user calls this row: a relative path, or a row of a file."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Rows of one split: `ids` are hashes of the inputs (duplicates allowed), `labels` (n,) int64 index the classes."""
+
+    ids: tuple[str, ...]
+    labels: np.ndarray
+    source: Source
+
+    def __post_init__(self) -> None:
+        if not len(self.ids) == len(self.labels) == len(self.source):
+            lengths = len(self.ids), len(self.labels), len(self.source)
+            raise DataError(f"split: ids, labels and inputs should be equally many, got {lengths}")
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.ids)
+
+    def counts(self, n_classes: int) -> Int64[np.ndarray, " C"]:
+        """How many rows each class has."""
+        return np.bincount(self.labels, minlength=n_classes)
+
+    def rows(self, index: Int[np.ndarray, " m"] | Bool[np.ndarray, " n"]) -> Split:
+        """The rows `index`, in that order."""
+        picked = np.arange(self.n_rows)[index]
+        return Split(tuple(self.ids[i] for i in picked), self.labels[picked], Subset(self.source, picked))
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A classification task; label c means `classes[c]` in every split, and `skipped` names the rows left out."""
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    validation: Split | None = None
+    test: Split | None = None
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """Train, then validation and test where there are any."""
+        return tuple(split for split in (self.train, self.validation, self.test) if split is not None)
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """One split as a reader found it: an input and a class name per row."""
+
+    source: Source
+    labels: Sequence[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Subset:
+    """Some rows of another source."""
+
+    source: Source
+    picked: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.picked)
+
+    def __getitem__(self, row: int, /) -> Item:
+        return self.source[int(self.picked[row])]
+
+    def name(self, row: int, /) -> str:
+        return self.source.name(int(self.picked[row]))
+
+
+def item_id(item: Item) -> str:
+    """The stable id of an input: SHA-256 of its encoded bytes; of type, shape and values where it is an array."""
+    if isinstance(item, np.ndarray):
+        digest = hashlib.sha256(f"{item.dtype.str}{item.shape}".encode())
+        digest.update(np.ascontiguousarray(item).data)
+        return digest.hexdigest()
+    return hashlib.sha256(item.encode() if isinstance(item, str) else item).hexdigest()
+
+
+def find_damaged(source: Source, rows: Sequence[int]) -> list[str]:
+    """What is wrong with each unreadable input among `rows`, one sentence each, in their order."""
+    return [f"{source.name(row)}: {reason}" for row, _, reason in _inspect(source, rows, decode=True) if reason]
+
+
+def damage_report(what: str, damaged: Sequence[str], total: int) -> DataError:
+    """The error that names up to twenty unreadable inputs, counts them all and says how to go on without them."""
+    lines = [f"{what}: {len(damaged):,} of {total:,} inputs cannot be read:", *damaged[:_NAMED]]
+    if len(damaged) > _NAMED:
+        lines.append(f"and {len(damaged) - _NAMED:,} more")
+    lines.append("repair or remove them, or continue without them: skip_bad=True (--skip-bad)")
+    return DataError("\n  ".join(lines))
+
+
+def assemble(name: str, rows: Mapping[str, Rows], *, skip_bad: bool, classes: Sequence[str] | None = None) -> Task:
+    """A checked `Task` from what a reader found; `classes` gives an order of its own to their names, else sorted.
+
+    Raises DataError where inputs cannot be opened, no train split exists, fewer than two classes are left, or a split
+    holds a class that neither train nor validation has. skip_bad=True decodes every input and leaves out the damaged.
+    """
+    if "train" not in rows:
+        raise DataError(f"load '{name}': a train split is needed, found only {', '.join(rows) or 'nothing'}")
+    found: dict[str, tuple[tuple[str, ...], list[str], Source]] = {}
+    damaged: list[str] = []
+    for split in (split for split in SPLITS if split in rows):
+        source, labels = rows[split].source, rows[split].labels
+        inspected = list(_inspect(source, range(len(source)), decode=skip_bad))
+        damaged += [f"{source.name(row)}: {reason}" for row, _, reason in inspected if reason]
+        good = [row for row, _, reason in inspected if not reason]
+        kept = source if len(good) == len(source) else Subset(source, np.array(good, np.int64))
+        found[split] = tuple(key for _, key, reason in inspected if not reason), [labels[row] for row in good], kept
+    if damaged and not skip_bad:
+        raise damage_report(f"load '{name}'", damaged, sum(len(split.source) for split in rows.values()))
+    names = _class_names(name, {split: labels for split, (_, labels, _) in found.items()}, classes)
+    index = {label: c for c, label in enumerate(names)}
+    splits = {
+        split: Split(ids, np.array([index[label] for label in labels], np.int64), source)
+        for split, (ids, labels, source) in found.items()
+        if ids or split == "train"
+    }
+    return Task(name, names, splits["train"], splits.get("validation"), splits.get("test"), tuple(damaged))
+
+
+def _class_names(name: str, labels: Mapping[str, Sequence[str]], declared: Sequence[str] | None) -> tuple[str, ...]:
+    if not labels["train"]:
+        raise DataError(f"load '{name}': the train split holds no readable input; add some or choose another folder")
+    known = {label for split in ("train", "validation") for label in labels.get(split, ())}
+    if unknown := sorted(set(labels.get("test", ())) - known):
+        raise DataError(
+            f"load '{name}': test holds classes that train lacks: {_listing(unknown)}; add images of them to train, "
+            "or remove them from test"
+        )
+    if len(known) < 2:
+        raise DataError(f"load '{name}': at least two classes are needed, every input is '{next(iter(known))}'")
+    order = sorted(known) if declared is None else [label for label in declared if label in known]
+    return tuple(order)
+
+
+def _listing(names: Sequence[str]) -> str:
+    shown = ", ".join(f"'{name}'" for name in names[:_NAMED])
+    return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED:,} more"
+
+
+def _inspect(source: Source, rows: Sequence[int], *, decode: bool) -> Iterator[tuple[int, str, str | None]]:
+    """(row, id, what is wrong or None) per row; reads and decodes in threads, in bounded memory."""
+
+    def one(row: int) -> tuple[int, str, str | None]:
+        try:
+            item = source[row]
+            if decode and not isinstance(item, str):
+                images.check(item)
+        except OSError as error:
+            return row, "", f"it cannot be opened: {error.strerror or error}"
+        except DataError as error:
+            return row, "", str(error)
+        return row, item_id(item), None
+
+    # Pillow and hashlib let go of the interpreter's lock while they work
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(rows), _CHUNK):
+            yield from pool.map(one, rows[start : start + _CHUNK])

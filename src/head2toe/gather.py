@@ -1,0 +1,62 @@
+"""Kept features straight from inputs, without a store: only the taps asked for, no deeper than the deepest of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from head2toe.table import Scaling, scaled
+from head2toe.taps import PooledTap
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from head2toe.backbones.core import Backbone, Batch
+    from head2toe.taps import Tap
+
+Encoded = bytes | np.ndarray | str
+Wanted = Sequence[tuple[PooledTap, np.ndarray]]
+
+
+def gather(
+    backbone: Backbone, inputs: Sequence[Encoded], wanted: Wanted, scaling: Scaling, dtype: str, batch_size: int = 32
+) -> list[np.ndarray]:
+    """The wanted columns (k_l,) of each pooled tap for n encoded inputs, scaled: one (n, k_l) float32 array an entry.
+
+    Numbers are rounded to `dtype` first, so that they equal those of a store of that type.
+    """
+    parts = [
+        forward(backbone, backbone.collate([backbone.preprocess(one) for one in batch]), wanted, scaling, dtype)
+        for batch in _batches(inputs, batch_size)
+    ]
+    return [np.concatenate(blocks) for blocks in zip(*parts, strict=True)]
+
+
+def forward(
+    backbone: Backbone, batch: tuple[Batch, ...], wanted: Wanted, scaling: Scaling, dtype: str
+) -> list[np.ndarray]:
+    """One pass of the network over a collated batch; several heads share it by asking for all their columns."""
+    import torch
+
+    rounding: torch.dtype = getattr(torch, dtype)
+    pools: dict[str, set[PooledTap]] = {}
+    for pooled, _ in wanted:
+        pools.setdefault(pooled.name, set()).add(pooled)
+
+    def reduce(tap: Tap, output: Tensor, mask: Tensor | None) -> dict[PooledTap, np.ndarray]:
+        return {pooled: pooled.pool(output, tap, mask).to(rounding).float().cpu().numpy() for pooled in pools[tap.name]}
+
+    blocks = {
+        key: block for found in backbone.forward(batch, list(pools), reduce).values() for key, block in found.items()
+    }
+    return [scaled(blocks[pooled], columns, scaling) for pooled, columns in wanted]
+
+
+def _batches(inputs: Sequence[Encoded], size: int) -> Iterator[list[Encoded]]:
+    rows = iter(inputs)
+    while batch := list(islice(rows, size)):
+        yield batch

@@ -1,0 +1,284 @@
+"""`Head`: what is saved, exported and served; it knows which columns of which taps it reads and nothing of training."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from head2toe import __version__
+from head2toe.errors import HeadError
+from head2toe.gather import Encoded, gather
+from head2toe.images import ImagePreprocess
+from head2toe.table import FeatureTable, Scaling, scaled
+from head2toe.taps import Pool, PooledTap, Tap
+
+if TYPE_CHECKING:
+    from head2toe.backbones.core import Backbone
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+FORMAT = 1
+_FILES = ("head.safetensors", "config.json", "README.md")
+
+
+@dataclass(frozen=True, eq=False)
+class KeptTap:
+    """The columns (k,) int64 that a head reads of one pooled tap."""
+
+    pooled: PooledTap
+    columns: np.ndarray
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Accuracies in [0, 1]; `test_accuracy` is None where there was no test split."""
+
+    n_train: int
+    cv_accuracy: float
+    test_accuracy: float | None = None
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """How the head came to be: enough to fit it again."""
+
+    method: str
+    settings: dict[str, float | int | str]
+    n_taps: int
+    n_features: int
+    version: str = __version__
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """A linear layer on kept features of a frozen backbone: softmax(features W + b), equation (3).
+
+    `kept` lists the taps in order of execution; W is (k, C) float32 over their columns side by side, b is (C,).
+    `scaling` is what each tap's vector goes through first (see `table.scaled`). Features are rounded to `dtype`, the
+    store's, so that a prediction sees the numbers that the fit saw.
+    """
+
+    backbone: str
+    fingerprint: str
+    precision: Precision
+    preprocessing: dict[str, object]
+    dtype: str
+    kept: tuple[KeptTap, ...]
+    scaling: Scaling
+    W: np.ndarray
+    b: np.ndarray
+    classes: tuple[str, ...]
+    metrics: Metrics
+    provenance: Provenance
+
+    @property
+    def n_kept(self) -> int:
+        return self.W.shape[0]
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """Names of the taps that a prediction computes."""
+        return tuple(dict.fromkeys(kept.pooled.name for kept in self.kept))
+
+    @property
+    def pools(self) -> tuple[Pool, ...]:
+        return tuple(dict.fromkeys(kept.pooled.pool for kept in self.kept))
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of its numbers on disk."""
+        return self.W.nbytes + self.b.nbytes + sum(kept.columns.astype(np.int32).nbytes for kept in self.kept)
+
+    def logits(self, inputs: np.ndarray) -> np.ndarray:
+        """Logits (n, C) float32 of scaled kept features (n, k)."""
+        return inputs @ self.W + self.b
+
+    def logits_of(self, table: FeatureTable) -> np.ndarray:
+        """Logits (n, C) float32 for the rows of a table that holds every kept tap."""
+        blocks = dict(zip(table.taps, table.blocks, strict=True))
+        missing = [kept.pooled.name for kept in self.kept if kept.pooled not in blocks]
+        if missing:
+            raise HeadError(f"predict: the table lacks the taps {missing}; read them from the store first")
+        return self.logits(np.hstack([scaled(blocks[k.pooled], k.columns, self.scaling) for k in self.kept]))
+
+    def predict_logits(self, inputs: Sequence[Encoded], backbone: Backbone) -> np.ndarray:
+        """Logits (n, C) float32 of n encoded inputs (bytes, or what the backbone's preprocessing takes).
+
+        Raises HeadError for another backbone than the one that the head was fitted on.
+        """
+        check_fits(self, backbone.fingerprint, backbone.id)
+        wanted = [(kept.pooled, kept.columns) for kept in self.kept]
+        return self.logits(np.hstack(gather(backbone, inputs, wanted, self.scaling, self.dtype)))
+
+    def predict_proba(self, inputs: Sequence[Encoded | Path], backbone: Backbone | None = None) -> np.ndarray:
+        """Probabilities (n, C) float64 of n inputs: image files by path, encoded bytes, pixels (H, W, 3), or texts."""
+        network = backbone or self.load_backbone()
+        return softmax(self.predict_logits([_encoded(one, network) for one in inputs], network))
+
+    def predict(self, inputs: Sequence[Encoded | Path], backbone: Backbone | None = None) -> list[str]:
+        """Class names of n inputs, as `predict_proba` takes them."""
+        return [self.classes[i] for i in self.predict_proba(inputs, backbone).argmax(axis=1)]
+
+    def load_backbone(self, device: str = "cpu") -> Backbone:
+        """The backbone that the head was fitted on, from its id."""
+        from head2toe.backbones import load_backbone
+
+        resize = "crop" if self.preprocessing.get("resize") == "crop" else "squash"
+        return load_backbone(self.backbone, precision=self.precision, device=device, resize=resize)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write `head.safetensors`, `config.json` and the model card `README.md`; the folder appears whole."""
+        return save(self, folder)
+
+    @staticmethod
+    def from_pretrained(folder: str | Path) -> Head:
+        """Read a folder that `save_pretrained` wrote."""
+        return load_head(folder)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities (n, C) float64 of logits (n, C)."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+def save(head: Head, folder: str | Path) -> Path:
+    """Write the head's folder whole or not at all; refuses to replace a folder that is not a head."""
+    from safetensors.numpy import save_file
+
+    target = Path(folder)
+    check_target(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
+        new = Path(scratch) / "head"
+        new.mkdir()
+        tensors = {f"columns.{i}": kept.columns.astype(np.int32) for i, kept in enumerate(head.kept)}
+        save_file(tensors | {"W": np.ascontiguousarray(head.W), "b": head.b}, new / "head.safetensors")
+        (new / "config.json").write_text(json.dumps(_config(head), indent=1) + "\n")
+        (new / "README.md").write_text(model_card(head))
+        if target.exists():
+            shutil.move(target, Path(scratch) / "old")
+        new.rename(target)
+    return target
+
+
+def check_target(folder: Path) -> None:
+    """Raise before any work where `save` would have to refuse."""
+    if not folder.exists():
+        return
+    strangers = {p.name for p in folder.iterdir()} - set(_FILES) if folder.is_dir() else {folder.name}
+    if strangers:
+        raise HeadError(
+            f"save: {folder} exists and is not a head (it holds {sorted(strangers)[0]}); choose a new folder"
+        )
+
+
+def load_head(folder: str | Path) -> Head:
+    """Read a head; runs no code from the folder. Raises HeadError for a missing, damaged or newer file."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise HeadError(
+            f"load: {folder} holds no config.json, so it is no head; `head2toe fit ... --out DIR` writes one"
+        )
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        tensors = load_file(folder / "head.safetensors")
+        if config["format"] > FORMAT:
+            raise HeadError(f"load: {folder} has format {config['format']}, this version reads up to {FORMAT}; upgrade")
+        return _from_config(config, tensors)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise HeadError(f"load: {folder} is damaged ({error}); fit the head again or restore the folder") from error
+
+
+def check_fits(head: Head, fingerprint: str, name: str) -> None:
+    """Refuse a backbone other than the one that the head was fitted on."""
+    if fingerprint != head.fingerprint:
+        raise HeadError(
+            f"predict: the head was fitted on {head.backbone} with fingerprint {head.fingerprint[:12]}, but {name} has "
+            f"{fingerprint[:12]} (other weights, preprocessing or precision); load the same backbone or fit again"
+        )
+
+
+def model_card(head: Head) -> str:
+    """The head's README: what it is, how good, and which layers it reads."""
+    test = "none (no test split)" if head.metrics.test_accuracy is None else f"{head.metrics.test_accuracy:.4f}"
+    lines = [
+        "---", "library_name: head2toe", "tags: [image-classification, head2toe]", "---", "",
+        f"# {head.provenance.method} head on {head.backbone}", "",
+        f"{head.n_kept:,} of {head.provenance.n_features:,} features from {len(head.taps)} of {head.provenance.n_taps} "
+        f"taps, {len(head.classes)} classes, {head.n_bytes:,} bytes.", "",
+        "| what | value |", "|---|---|",
+        f"| training images | {head.metrics.n_train:,} |",
+        f"| cross-validated accuracy | {head.metrics.cv_accuracy:.4f} |",
+        f"| test accuracy | {test} |",
+        *(f"| {name} | {value} |" for name, value in head.provenance.settings.items()),
+        f"| backbone fingerprint | `{head.fingerprint[:16]}` |",
+        f"| head2toe | {head.provenance.version} |", "",
+        "## Layers kept", "", "| tap | pooled to | kept | share of all kept |", "|---|---:|---:|---:|",
+        *(
+            f"| {kept.pooled.name} | {kept.pooled.length} | {count} | {count / head.n_kept:.1%} |"
+            for kept, count in ((kept, len(kept.columns)) for kept in head.kept)
+        ),
+        "", "## Use", "", "```bash", "head2toe predict . image.jpg", "```", "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _encoded(one: Encoded | Path, backbone: Backbone) -> Encoded:
+    """A path becomes the file's bytes; a str is a path to a network that sees and a text to one that reads."""
+    if isinstance(one, str) and isinstance(backbone.preprocess, ImagePreprocess):
+        one = Path(one)
+    return one.read_bytes() if isinstance(one, Path) else one
+
+
+def _config(head: Head) -> dict[str, object]:
+    return {
+        "format": FORMAT,
+        "backbone": head.backbone,
+        "fingerprint": head.fingerprint,
+        "precision": head.precision,
+        "preprocessing": head.preprocessing,
+        "dtype": head.dtype,
+        "scaling": head.scaling,
+        "classes": head.classes,
+        "kept": [{"tap": asdict(kept.pooled.tap), "pool": asdict(kept.pooled.pool)} for kept in head.kept],
+        "metrics": asdict(head.metrics),
+        "provenance": asdict(head.provenance),
+    }
+
+
+def _from_config(config: dict, tensors: dict[str, np.ndarray]) -> Head:
+    kept = []
+    for i, entry in enumerate(config["kept"]):
+        tap = Tap(**(entry["tap"] | {"shape": tuple(entry["tap"]["shape"])}))
+        pooled, columns = PooledTap(tap, Pool(**entry["pool"])), tensors[f"columns.{i}"].astype(np.int64)
+        if len(columns) and not 0 <= columns.min() <= columns.max() < pooled.length:
+            raise HeadError(f"load: kept columns of '{tap.name}' lie outside its {pooled.length} features")
+        kept.append(KeptTap(pooled, columns))
+    W, b = tensors["W"], tensors["b"]
+    if W.shape != (sum(len(k.columns) for k in kept), len(config["classes"])) or b.shape != W.shape[1:]:
+        raise HeadError(f"load: weights {W.shape} do not fit {len(config['classes'])} classes and the kept columns")
+    return Head(
+        backbone=config["backbone"],
+        fingerprint=config["fingerprint"],
+        precision=config["precision"],
+        preprocessing=config["preprocessing"],
+        dtype=config["dtype"],
+        kept=tuple(kept),
+        scaling=config["scaling"],
+        W=W,
+        b=b,
+        classes=tuple(config["classes"]),
+        metrics=Metrics(**config["metrics"]),
+        provenance=Provenance(**config["provenance"]),
+    )

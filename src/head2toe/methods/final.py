@@ -1,0 +1,48 @@
+"""The final linear layer: l2-regularised softmax regression whose strength is cross-validated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from head2toe.solvers import ridge
+from head2toe.solvers.matrix import Matrix
+
+# strengths as shares of the mean squared norm of the centred rows, so that they mean the same for any features
+STRENGTHS = np.array([1e-2, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5])
+SCORING = 0  # the strength whose weights are relevance scores: a strong one, so that correlated features share
+TOLERANCE = 3e-2  # of the weights' norm; held-out labels settle long before
+FINAL_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """Weights (k, C) and intercepts (C,) on the features that were fitted."""
+
+    W: np.ndarray
+    b: np.ndarray
+
+
+def fits_without(K: np.ndarray, labels: np.ndarray, held_out: np.ndarray, n_classes: int) -> ridge.RidgePath:
+    """Fits at every strength on the rows not in `held_out` (n,) bool, from inner products K (n, n) of all rows."""
+    train = ~held_out
+    K_train = K[np.ix_(train, train)].astype(np.float32)
+    return ridge.path(K_train, labels[train], STRENGTHS * scale_of(K_train), n_classes=n_classes, tol=TOLERANCE)
+
+
+def held_out_right(K: np.ndarray, labels: np.ndarray, held_out: np.ndarray, fits: ridge.RidgePath) -> np.ndarray:
+    """How many held-out rows each strength gets right: (len(STRENGTHS),) int64."""
+    logits = K[np.ix_(held_out, ~held_out)] @ fits.dual + fits.intercepts[:, None, :]
+    return (logits.argmax(axis=2) == labels[held_out]).sum(axis=1)
+
+
+def fit(features: Matrix, K: np.ndarray, labels: np.ndarray, strength: float, n_classes: int) -> Layer:
+    """The layer at one relative strength on all rows of `features` (n, k), whose inner products are K (n, n)."""
+    path = ridge.path(K, labels, [strength * scale_of(K)], n_classes=n_classes, tol=FINAL_TOLERANCE)
+    return Layer(ridge.weights(features, path.dual[0]), path.intercepts[0])
+
+
+def scale_of(K: np.ndarray) -> float:
+    """The mean squared norm of the centred rows, from their inner products."""
+    return float(np.trace(K) / len(K) - K.mean()) or 1.0

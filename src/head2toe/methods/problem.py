@@ -1,0 +1,159 @@
+"""What every method starts from: features in the store, labels, folds, and a clock."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from head2toe.errors import DataError
+from head2toe.extract import Extraction, extract, view_of
+from head2toe.store import FeatureStore, default_location
+from head2toe.table import FeatureTable
+from head2toe.taps import Pool
+
+if TYPE_CHECKING:
+    from head2toe.backbones.core import Backbone
+    from head2toe.data import Split, Task
+
+
+@dataclass
+class Clock:
+    """Seconds spent in each named phase."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A task on a backbone, its features extracted: train and validation rows pooled for cross-validation.
+
+    `labels` (n,) int64 and `folds` (n,) int64 follow the rows of `table(pool)`.
+    """
+
+    backbone: Backbone
+    task: Task
+    store: FeatureStore
+    tap_names: tuple[str, ...]
+    labels: np.ndarray
+    folds: np.ndarray
+    extraction: Extraction
+
+    @property
+    def n_classes(self) -> int:
+        return len(self.task.classes)
+
+    @property
+    def n_folds(self) -> int:
+        """How many folds are held out in turn; rows in fold -1 are always trained on."""
+        return int(self.folds.max()) + 1
+
+    @property
+    def n_held_out(self) -> int:
+        """How many rows are held out in some fold."""
+        return int((self.folds >= 0).sum())
+
+    def over_folds(self, right: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """The sum over folds of `right(held_out)`, held_out (n,) bool: how many rows each setting gets right.
+
+        Folds run side by side, one thread each and one for its algebra: that beats many threads on small matrices.
+        """
+        held_out = [self.folds == fold for fold in range(self.n_folds)]
+        with threadpool_limits(1), ThreadPoolExecutor(min(self.n_folds, os.cpu_count() or 1)) as threads:
+            return np.sum(list(threads.map(right, held_out)), axis=0)
+
+    def table(self, pool: Pool) -> FeatureTable:
+        """Features (n, F) of the train and validation rows."""
+        return self._read(pool, [id for split in training_splits(self.task) for id in split.ids])
+
+    def test_table(self, pool: Pool, names: Sequence[str]) -> FeatureTable:
+        """Features of the test rows on the named taps."""
+        if self.task.test is None:
+            raise DataError(f"task '{self.task.name}' has no test split; evaluate by cross-validation")
+        return self._read(pool, self.task.test.ids, names)
+
+    def _read(self, pool: Pool, ids: Sequence[str], names: Sequence[str] | None = None) -> FeatureTable:
+        view = view_of(self.backbone, pool)
+        wanted = self.tap_names if names is None else names
+        return self.store.read(view, list(ids), [tap for tap in self.backbone.taps if tap.name in wanted])
+
+
+def prepare(
+    backbone: Backbone,
+    task: Task,
+    store: FeatureStore | str | Path | None,
+    pools: Sequence[Pool],
+    *,
+    taps: Sequence[str] | None = None,
+    folds: int = 5,
+    seed: int = 0,
+    progress: bool = True,
+    clock: Clock | None = None,
+) -> Problem:
+    """Check the labels, then extract what the store lacks.
+
+    Raises DataError for labels that no cross-validation can use, before the network runs.
+    """
+    labels = np.concatenate([split.labels for split in training_splits(task)])
+    assignment = fold_of(task, labels, folds, seed)
+    opened = store if isinstance(store, FeatureStore) else FeatureStore(store or default_location())
+    names = tuple(tap.name for tap in backbone.taps) if taps is None else tuple(taps)
+    splits = [*training_splits(task), *([task.test] if task.test is not None else [])]
+    with (clock or Clock())("extract"):
+        done = extract(backbone, splits, opened, list(pools), taps=names, progress=progress)
+    return Problem(backbone, task, opened, names, labels, assignment, done)
+
+
+def training_splits(task: Task) -> list[Split]:
+    return [task.train, *([task.validation] if task.validation is not None else [])]
+
+
+def fold_of(task: Task, labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
+    """The fold (n,) int64 that holds each row out, every class spread evenly; -1 means never held out.
+
+    folds=1 holds out the validation split, or a stratified fifth of the rows where there is none.
+    """
+    counts = Counter(labels.tolist())
+    if len(counts) < 2:
+        raise DataError(f"fit: the training labels hold {len(counts)} class, a classifier needs at least 2")
+    if folds < 1:
+        raise DataError(f"fit: --folds must be at least 1, got {folds}")
+    single = [task.classes[c] for c, count in counts.items() if count < 2]
+    if folds > 1 and single:
+        raise DataError(
+            f"fit: class '{single[0]}' has 1 image, {folds}-fold cross-validation needs at least 2 (better {folds}); "
+            "add images or pass --folds 1"
+        )
+    if folds > len(labels):
+        raise DataError(f"fit: {folds} folds need at least {folds} images, got {len(labels)}; lower --folds")
+    if folds == 1 and task.validation is not None:
+        return np.repeat([-1, 0], [len(task.train.labels), len(task.validation.labels)]).astype(np.int64)
+    spread = _spread(labels, 5 if folds == 1 else folds, seed)
+    return np.where(spread == 0, 0, -1) if folds == 1 else spread
+
+
+def _spread(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
+    """Deal the shuffled rows of each class to the folds in turn, the next class starting where the last one ended."""
+    random = np.random.default_rng(seed)
+    order = random.permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]
+    fold = np.empty(len(labels), dtype=np.int64)
+    fold[order] = np.arange(len(labels)) % folds
+    return fold

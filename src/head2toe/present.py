@@ -1,0 +1,249 @@
+"""What commands print: result rows as dataclasses (the JSON), and rich tables of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from head2toe.apply import Evaluation, Prediction
+    from head2toe.backbones.core import Backbone
+    from head2toe.extract import Extraction
+    from head2toe.head import Head
+    from head2toe.methods.problem import Clock
+    from head2toe.store.view import ViewInfo
+
+PHASES = ("load", "extract", "select", "fit")
+BAR = 40
+
+
+@dataclass(frozen=True)
+class TapRow:
+    name: str
+    layout: str
+    shape: tuple[int, ...]
+    length: int
+    depth: int
+    flops_share: float
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """The JSON object of `head2toe fit`; accuracies in [0, 1], seconds per phase, sizes in bytes."""
+
+    method: str
+    backbone: str
+    n_train: int
+    n_classes: int
+    n_taps: int
+    n_features: int
+    n_kept: int
+    keep_fraction: float
+    target_size: int
+    cv_accuracy: float
+    test_accuracy: float | None
+    seconds: dict[str, float]
+    head_bytes: int
+    backbone_bytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class Demo:
+    """One report per method, the Head2Toe head, and the command that uses it."""
+
+    reports: tuple[FitReport, ...]
+    head: Head
+    extract_seconds: float
+    next_command: str
+
+
+def tap_rows(backbone: Backbone, flops_share: Sequence[float], target_size: int) -> list[TapRow]:
+    from head2toe.taps import Pool
+
+    pool = Pool(target_size)
+    return [
+        TapRow(tap.name, tap.layout, tap.shape, pool.length(tap), depth, round(share, 4))
+        for depth, (tap, share) in enumerate(zip(backbone.taps, flops_share, strict=True))
+    ]
+
+
+def tap_table(title: str, rows: Sequence[TapRow]) -> Table:
+    total = sum(row.length for row in rows)
+    table = Table(title=f"{title}: {len(rows)} taps, {total:,} features", title_justify="left")
+    for name in ("depth", "tap", "layout", "shape", "pooled", "FLOPs up to it"):
+        table.add_column(name, justify="left" if name in ("tap", "layout") else "right")
+    for row in rows:
+        shape = " x ".join(map(str, row.shape))
+        table.add_row(str(row.depth), row.name, row.layout, shape, f"{row.length:,}", f"{row.flops_share:.1%}")
+    return table
+
+
+def fit_report(head: Head, backbone: Backbone, clock: Clock) -> FitReport:
+    return FitReport(
+        method=head.provenance.method,
+        backbone=head.backbone,
+        n_train=head.metrics.n_train,
+        n_classes=len(head.classes),
+        n_taps=head.provenance.n_taps,
+        n_features=head.provenance.n_features,
+        n_kept=head.n_kept,
+        keep_fraction=head.n_kept / head.provenance.n_features,
+        target_size=max(pool.target_size for pool in head.pools),
+        cv_accuracy=head.metrics.cv_accuracy,
+        test_accuracy=head.metrics.test_accuracy,
+        seconds={phase: round(clock.seconds.get(phase, 0.0), 3) for phase in PHASES},
+        head_bytes=head.n_bytes,
+        backbone_bytes=backbone.n_bytes,
+    )
+
+
+def show_fit(report: FitReport, head: Head, out: Path) -> None:
+    test = "no test split: the cross-validated accuracy is all there is"
+    lines = [
+        f"{report.method} on {report.backbone}: {report.n_train:,} images, {report.n_classes} classes",
+        f"  cross-validated accuracy  {report.cv_accuracy:.4f}",
+        f"  test accuracy             {test if report.test_accuracy is None else f'{report.test_accuracy:.4f}'}",
+        f"  features kept             {report.n_kept:,} of {report.n_features:,} ({report.keep_fraction:.2%}) "
+        f"from {len(head.taps)} of {report.n_taps} taps",
+        f"  head                      {report.head_bytes:,} bytes, {report.backbone_bytes / report.head_bytes:,.0f} "
+        "times smaller than a fine-tuned copy",
+        "  seconds                   " + ", ".join(f"{k} {v:.1f}" for k, v in report.seconds.items()),
+        f"saved to {out}; try: head2toe predict {out} IMAGE",
+    ]
+    Console().print("\n".join(lines), highlight=False, soft_wrap=True)
+
+
+def layer_table(head: Head) -> Table:
+    """Which layers the kept features come from, in order of depth."""
+    table = Table(title="where the kept features come from", title_justify="left", box=None)
+    table.add_column("tap")
+    table.add_column("kept", justify="right")
+    table.add_column("of", justify="right")
+    table.add_column("")
+    largest = max(len(kept.columns) for kept in head.kept)
+    for kept in head.kept:
+        bar = "█" * max(1, round(BAR * len(kept.columns) / largest))
+        table.add_row(kept.pooled.name, str(len(kept.columns)), str(kept.pooled.length), bar)
+    return table
+
+
+def prediction_line(prediction: Prediction) -> str:
+    best = sorted(prediction.probabilities.items(), key=lambda item: -item[1])[:3]
+    return f"{prediction.file}\t{prediction.label}\t" + ", ".join(f"{name} {p:.3f}" for name, p in best)
+
+
+def evaluation_table(evaluation: Evaluation) -> Table:
+    table = Table(title=f"accuracy {evaluation.accuracy:.4f} on {evaluation.n:,} images", title_justify="left")
+    for name in ("class", "images", "accuracy"):
+        table.add_column(name, justify="left" if name == "class" else "right")
+    for name, (count, accuracy) in evaluation.per_class.items():
+        table.add_row(name, str(count), f"{accuracy:.4f}")
+    return table
+
+
+def extraction_line(done: Extraction) -> str:
+    return f"{done.computed:,} of {done.total:,} computed in {done.seconds:.1f} s"
+
+
+def show_demo(demo: Demo) -> None:
+    table = Table(title="scikit-learn's digits, 800 to train, the rest to test", title_justify="left")
+    for name in ("method", "test accuracy", "features used", "of", "head bytes", "a fine-tuned copy is", "seconds"):
+        table.add_column(name, justify="left" if name == "method" else "right")
+    for report in demo.reports:
+        table.add_row(
+            report.method,
+            f"{report.test_accuracy:.4f}",
+            f"{report.n_kept:,}",
+            f"{report.n_features:,}",
+            f"{report.head_bytes:,}",
+            f"{report.backbone_bytes / report.head_bytes:,.0f} x larger",
+            f"{sum(report.seconds[phase] for phase in ('select', 'fit')):.1f}",
+        )
+    console = Console()
+    console.print(table)
+    console.print(f"extraction, once for all three: {demo.extract_seconds:.1f} s\n", highlight=False)
+    console.print(layer_table(demo.head))
+    console.print(f"\nnext: {demo.next_command}", highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class ViewRow:
+    """A view of a store, as `store ls` prints it; dates in ISO format."""
+
+    key: str
+    backbone: str
+    fingerprint: str
+    target_size: int
+    rule: str
+    class_token: str
+    dtype: str
+    rows: int
+    n_taps: int
+    n_features: int
+    bytes: int
+    files: int
+    versions: int
+    created: str
+    last_used: str | None
+
+
+def view_row(info: ViewInfo) -> ViewRow:
+    view = info.view
+    return ViewRow(
+        key=view.key,
+        backbone=view.backbone,
+        fingerprint=view.fingerprint,
+        target_size=view.pool.target_size,
+        rule=view.pool.rule,
+        class_token=view.pool.class_token,
+        dtype=view.dtype,
+        rows=info.rows,
+        n_taps=len(info.taps),
+        n_features=info.n_features,
+        bytes=info.bytes,
+        files=info.fragments,
+        versions=info.versions,
+        created=info.created.isoformat(timespec="seconds"),
+        last_used=None if info.last_used is None else info.last_used.isoformat(timespec="seconds"),
+    )
+
+
+def view_table(rows: Sequence[ViewRow]) -> Table:
+    table = Table(title=f"{len(rows)} views, {sum(row.bytes for row in rows) / 1e6:,.1f} MB", title_justify="left")
+    for name in ("view", "backbone", "target size", "dtype", "inputs", "taps", "MB", "files", "versions", "last used"):
+        table.add_column(name, justify="left" if name in ("view", "backbone", "dtype", "last used") else "right")
+    for row in rows:
+        table.add_row(
+            row.key[:8], row.backbone, str(row.target_size), row.dtype, f"{row.rows:,}", str(row.n_taps),
+            f"{row.bytes / 1e6:,.1f}", str(row.files), str(row.versions), row.last_used or "unknown",
+        )  # fmt: skip
+    return table
+
+
+def stored_tap_table(info: ViewInfo) -> Table:
+    table = Table(title=f"{len(info.taps)} taps, {info.n_features:,} features", title_justify="left")
+    for name in ("tap", "layout", "shape", "stored"):
+        table.add_column(name, justify="left" if name in ("tap", "layout") else "right")
+    for tap in info.taps:
+        table.add_row(tap.name, tap.layout, " x ".join(map(str, tap.shape)), f"{info.view.pool.length(tap):,}")
+    return table
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr that is told (done, total); nothing where stderr is no terminal."""
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def show(table: Table) -> None:
+    Console().print(table)

@@ -1,0 +1,227 @@
+"""Extraction on a network small enough to compute by hand what must be stored."""
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from head2toe.backbones import load_backbone
+from head2toe.backbones.core import Backbone
+from head2toe.data import Split, task_from_arrays
+from head2toe.data.sources import Files
+from head2toe.data.task import item_id
+from head2toe.errors import DataError, FeatureError
+from head2toe.extract import Extraction, extract, view_of
+from head2toe.images import ImagePreprocess
+from head2toe.store import FeatureStore
+from head2toe.taps import Pool
+
+SIZE = 8
+POOL = Pool(16)
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
+        self.second = nn.Sequential(nn.Conv2d(4, 6, 3, stride=2), nn.BatchNorm2d(6), nn.ReLU(inplace=True))
+        self.fc = nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.fc(self.second(self.first(x)).mean((2, 3)))
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    torch.manual_seed(0)
+    preprocess = ImagePreprocess((SIZE, SIZE), (0.4, 0.5, 0.6), (0.2, 0.2, 0.2), "nearest")
+    return load_backbone(Net(), preprocess=preprocess, precision="float32")
+
+
+@pytest.fixture
+def store(tmp_path) -> FeatureStore:
+    return FeatureStore(tmp_path / "store")
+
+
+@pytest.fixture
+def passes(monkeypatch) -> list[tuple[int, tuple[str, ...]]]:
+    """(batch size, taps) of every pass through the network."""
+    seen, forward = [], Backbone.forward
+
+    def spy(self, batch, taps, reduce):
+        seen.append((len(batch[0].args[0]), tuple(taps)))
+        return forward(self, batch, taps, reduce)
+
+    monkeypatch.setattr(Backbone, "forward", spy)
+    return seen
+
+
+def images(n: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (n, SIZE, SIZE, 3), dtype=np.uint8)
+
+
+def split(pixels: np.ndarray) -> Split:
+    return task_from_arrays(pixels, np.arange(len(pixels)) % 2).train
+
+
+def names(backbone: Backbone) -> list[str]:
+    return [tap.name for tap in backbone.taps]
+
+
+def stored(store, backbone, data: Split, pool: Pool = POOL) -> list[np.ndarray]:
+    return list(store.read(view_of(backbone, pool), data.ids, backbone.taps).blocks)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_stored_features_are_the_pooled_outputs_of_the_network(backbone, store, workers):
+    pixels = images(7)
+    data = split(pixels)
+    done = extract(backbone, [data], store, [POOL], batch_size=3, workers=workers, progress=False)
+    assert (done.total, done.computed) == (7, 7)
+
+    x = (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1)) / 0.2
+    outputs, net = {}, backbone.networks[0].module
+    for name, part in net.named_modules():
+        part.register_forward_hook(lambda _part, _args, out, name=name: outputs.update({name: out.clone()}))
+    with torch.inference_mode():
+        net(x)
+    for part in net.modules():
+        part._forward_hooks.clear()
+    table = store.read(view_of(backbone, POOL), data.ids, backbone.taps)
+    compared = 0
+    for tap, block in zip(backbone.taps, table.blocks, strict=True):
+        if tap.name in outputs:
+            np.testing.assert_allclose(block, POOL(outputs[tap.name], tap).numpy(), atol=1e-5)
+            compared += 1
+    assert compared >= 3
+
+
+def test_processes_and_threads_store_the_same_bytes(backbone, tmp_path):
+    data, stores = split(images(70)), [FeatureStore(tmp_path / str(workers)) for workers in (0, 1)]
+    for workers, store in enumerate(stores):
+        extract(backbone, [data], store, [POOL], workers=workers, progress=False)
+    for a, b in zip(*(stored(store, backbone, data) for store in stores), strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_the_same_image_is_computed_once(backbone, store, passes):
+    pixels = images(5)
+    train, test = split(pixels[[0, 1, 0, 2]]), split(pixels[[2, 3, 4, 4]])
+    done = extract(backbone, [train, test], store, [POOL], progress=False)
+    assert (done.total, done.computed, sum(size for size, _ in passes)) == (5, 5, 5)
+    again = extract(backbone, [test, train], store, [POOL], progress=False)
+    assert str(again).startswith("0 of 5 computed")
+    assert len(passes) == 1
+    more = extract(backbone, [split(images(8))], store, [POOL], progress=False)  # its first five are these five
+    assert (more.total, more.computed) == (8, 3)
+
+
+def test_several_pools_share_one_pass(backbone, tmp_path, passes):
+    data, pools = split(images(4)), [Pool(0), Pool(16), Pool(16, "grid"), Pool(64)]
+    together, alone = FeatureStore(tmp_path / "together"), FeatureStore(tmp_path / "alone")
+    extract(backbone, [data], together, pools, progress=False)
+    assert len(passes) == 1
+    for pool in pools:
+        extract(backbone, [data], alone, [pool], progress=False)
+        for a, b in zip(stored(together, backbone, data, pool), stored(alone, backbone, data, pool), strict=True):
+            assert np.array_equal(a, b)
+    assert extract(backbone, [data], together, [Pool(16), Pool(8)], progress=False).computed == 4
+
+
+def test_only_what_each_input_lacks_is_computed(backbone, store, passes):
+    data, taps = split(images(6)), names(backbone)
+    shallow, deep = taps[:1], [taps[0], taps[-1]]
+    extract(backbone, [data.rows(np.arange(2))], store, [POOL], taps=shallow, progress=False)
+    passes.clear()
+    done = extract(backbone, [data], store, [POOL], taps=deep, progress=False)
+    assert done.computed == 6
+    assert passes == [(2, (taps[-1],)), (4, tuple(deep))]
+    assert extract(backbone, [data], store, [POOL], taps=deep, progress=False).computed == 0
+
+
+def test_dtype_follows_the_precision(backbone):
+    assert view_of(backbone, POOL).dtype == "float32"
+    assert view_of(replace(backbone, precision="bfloat16"), POOL).dtype == "float16"
+    assert view_of(backbone, POOL, "bfloat16").dtype == "bfloat16"
+
+
+def test_unreadable_images_are_found_before_the_network_starts(backbone, store, passes, tmp_path):
+    good = io.BytesIO()
+    Image.new("RGB", (30, 30), "red").save(good, "PNG")
+    for name, content in {"a.png": good.getvalue(), "b.png": good.getvalue()[:50], "c.png": b"?"}.items():
+        (tmp_path / name).write_bytes(content)
+    source = Files(str(tmp_path), ("a.png", "b.png", "c.png"))
+    data = Split(tuple(item_id(source[row]) for row in range(3)), np.array([0, 1, 1]), source)
+    with pytest.raises(DataError, match=r"2 of 3 inputs(.|\n)*b.png(.|\n)*c.png(.|\n)*skip_bad"):
+        extract(backbone, [data], store, [POOL], progress=False)
+    assert passes == []
+    assert extract(backbone, [data.rows(np.array([0]))], store, [POOL], progress=False).computed == 1
+
+
+def test_features_that_no_float16_can_hold_name_tap_and_input(store):
+    net = Net()
+    with torch.no_grad():
+        net.fc.weight.fill_(1e8)
+    preprocess = ImagePreprocess((SIZE, SIZE), (0.4, 0.5, 0.6), (0.2, 0.2, 0.2))
+    loud = load_backbone(net, preprocess=preprocess, precision="float32")
+    data = split(images(3))
+    with pytest.raises(FeatureError, match=r"(?s)logits|fc.*'train\[0\]'.*float32"):
+        extract(loud, [data], store, [POOL], dtype="float16", progress=False)
+    assert extract(loud, [data], store, [POOL], progress=False).computed == 3
+
+
+def test_an_interrupted_extraction_is_continued_to_the_same_bytes(backbone, tmp_path, monkeypatch):
+    data, pools = split(images(11)), [POOL, Pool(64)]
+    whole, broken = FeatureStore(tmp_path / "whole"), FeatureStore(tmp_path / "broken")
+    extract(backbone, [data], whole, pools, batch_size=2, progress=False)
+
+    forward, calls = Backbone.forward, []
+
+    def interrupted(self, batch, taps, reduce):
+        calls.append(taps)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return forward(self, batch, taps, reduce)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Backbone, "forward", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            extract(backbone, [data], broken, pools, batch_size=2, progress=False)
+    for pool in pools:
+        assert broken.missing(view_of(backbone, pool), data.ids, backbone.taps) == list(data.ids[6:])
+    assert extract(backbone, [data], broken, pools, batch_size=2, progress=False).computed == 5
+    for pool in pools:
+        for a, b in zip(stored(whole, backbone, data, pool), stored(broken, backbone, data, pool), strict=True):
+            assert np.array_equal(a, b)
+
+
+def test_a_failing_store_stops_the_extraction(backbone, store, monkeypatch):
+    def full(self, view, ids, features):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(FeatureStore, "write", full)
+    with pytest.raises(OSError, match="disk full"):
+        extract(backbone, [split(images(3))], store, [POOL], progress=False)
+
+
+def test_progress_stays_out_of_pipes(backbone, store, capfd):
+    extract(backbone, [split(images(3))], store, [POOL])
+    assert capfd.readouterr() == ("", "")
+
+
+def test_progress_shows_speed_on_a_terminal(backbone, store, capfd, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    extract(backbone, [split(images(3))], store, [POOL])
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "3/3" in err
+    assert "inputs/s" in err
+    assert "MB/s" in err
+
+
+def test_an_extraction_reads_as_a_sentence():
+    assert str(Extraction(1000, 0, 0.04)) == "0 of 1,000 computed in 0.0 s"

@@ -1,0 +1,112 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from head2toe.errors import HeadError
+from head2toe.gather import forward
+from head2toe.head import Head, KeptTap, Metrics, Provenance, load_head, softmax
+from head2toe.taps import Pool, PooledTap
+
+
+@pytest.fixture
+def head(network) -> Head:
+    random = np.random.default_rng(0)
+    pooled = [PooledTap(tap, Pool(32)) for tap in network.taps[:2]]
+    kept = tuple(KeptTap(tap, np.array([0, 3, tap.length - 1])) for tap in pooled)
+    W, b = random.standard_normal((6, 3)).astype(np.float32), np.zeros(3, np.float32)
+    return Head(
+        network.id, network.fingerprint, "float32", {"size": [16, 16]}, "float32", kept, "tap", W, b, ("x", "y", "z"),
+        Metrics(10, 0.5), Provenance("head2toe", {"keep": 0.1}, 5, 60),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def images():
+    return list(np.random.default_rng(1).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8))
+
+
+def test_a_saved_head_predicts_the_same(head, network, images, tmp_path):
+    again = load_head(head.save_pretrained(tmp_path / "head"))
+    assert np.array_equal(again.predict_logits(images, network), head.predict_logits(images, network))
+    assert again.metrics == head.metrics
+    assert again.provenance == head.provenance
+    assert again.classes == head.classes
+
+
+def test_a_prediction_runs_no_deeper_than_the_deepest_kept_tap(head, network, images):
+    module = network.networks[0].module
+    ran = []
+    hooks = [
+        part.register_forward_hook(lambda m, i, o: ran.append(m)) for part in module.modules() if part is not module
+    ]
+    head.predict_logits(images, network)
+    for hook in hooks:
+        hook.remove()
+    assert ran
+    assert module[-1] not in ran
+
+
+def test_only_kept_columns_are_gathered(network, images):
+    pooled = PooledTap(network.taps[0], Pool(32))
+    batch = network.collate([network.preprocess(image) for image in images])
+    whole, some = forward(
+        network, batch, [(pooled, np.arange(pooled.length)), (pooled, np.array([4, 2]))], "none", "float32"
+    )
+    assert np.array_equal(some, whole[:, [4, 2]])
+
+
+def test_another_backbone_is_refused(head, network, images):
+    with pytest.raises(HeadError, match="fingerprint"):
+        replace(head, fingerprint="0" * 64).predict_logits(images, network)
+
+
+def test_saving_twice_replaces_the_head_and_spares_strangers(head, tmp_path):
+    folder = head.save_pretrained(tmp_path / "head")
+    replace(head, b=np.ones(3, np.float32)).save_pretrained(folder)
+    assert load_head(folder).b.tolist() == [1, 1, 1]
+    (folder / "thesis.txt").write_text("precious")
+    with pytest.raises(HeadError, match=r"thesis\.txt"):
+        head.save_pretrained(folder)
+    assert (folder / "thesis.txt").read_text() == "precious"
+
+
+@pytest.mark.parametrize("file", ["config.json", "head.safetensors"])
+def test_a_damaged_head_is_refused(head, tmp_path, file):
+    folder = head.save_pretrained(tmp_path / "head")
+    (folder / file).write_bytes((folder / file).read_bytes()[:40])
+    with pytest.raises(HeadError, match="damaged"):
+        load_head(folder)
+
+
+def test_columns_outside_their_tap_are_refused(head, tmp_path):
+    first = head.kept[0]
+    broken = replace(head, kept=(KeptTap(first.pooled, np.array([0, 1, first.pooled.length])), *head.kept[1:]))
+    with pytest.raises(HeadError, match="outside"):
+        load_head(broken.save_pretrained(tmp_path / "head"))
+
+
+def test_a_newer_format_is_refused(head, tmp_path):
+    folder = head.save_pretrained(tmp_path / "head")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"format": 99}))
+    with pytest.raises(HeadError, match="format 99"):
+        load_head(folder)
+
+
+def test_a_folder_without_a_head_is_refused(tmp_path):
+    with pytest.raises(HeadError, match=r"config\.json"):
+        load_head(tmp_path)
+
+
+def test_the_card_names_every_kept_layer(head, tmp_path):
+    card = (head.save_pretrained(tmp_path / "head") / "README.md").read_text()
+    for kept in head.kept:
+        assert f"| {kept.pooled.name} |" in card
+
+
+def test_softmax_sums_to_one_for_huge_logits():
+    p = softmax(np.array([[1e4, 0.0], [0.0, 0.0]]))
+    assert np.allclose(p.sum(1), 1)
+    assert p[1].tolist() == [0.5, 0.5]

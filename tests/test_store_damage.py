@@ -1,0 +1,118 @@
+"""Flipped bytes, lost files: found, named, refused and repaired."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from head2toe.errors import StoreDamagedError
+from head2toe.store import Damage, FeatureStore
+from store_jobs import BLOCK, STEM, VIEW, assert_holds, data_files, features, names
+
+
+def flip(path: Path, at: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 0x10
+    path.write_bytes(content)
+
+
+def find(location: Path, wanted: bytes) -> tuple[Path, int]:
+    """The file, and where in it, that holds these bytes."""
+    ((name, at),) = [(n, c.index(wanted)) for n, c in data_files(location).items() if wanted in c]
+    return location / f"{VIEW.key}.lance" / "data" / name, at
+
+
+@pytest.fixture
+def filled(tmp_path):
+    """Two batches of four inputs: two files of keys, two of features."""
+    store = FeatureStore(tmp_path)
+    for start in (0, 4):
+        ids = names(start, start + 4)
+        store.write(VIEW, ids, features(ids, STEM, BLOCK))
+    return tmp_path
+
+
+def repaired(location: Path, lost: list[str]) -> None:
+    """The next extraction computes `lost` and nothing else, and leaves no damage."""
+    store, ids = FeatureStore(location), names(0, 8)
+    missing = store.missing(VIEW, ids, [STEM, BLOCK])
+    assert missing == lost
+    store.write(VIEW, missing, features(missing, STEM, BLOCK))
+    assert store.verify() == []
+    assert_holds(store, ids, STEM, BLOCK)
+    assert FeatureStore(location).views()[0].rows == 8
+
+
+def test_a_flipped_feature_is_named_refused_and_repaired(filled):
+    store, ids = FeatureStore(filled), names(0, 8)
+    path, at = find(filled, features([ids[5]], BLOCK)[BLOCK].tobytes())
+    flip(path, at + 3)
+    assert store.verify() == [Damage(VIEW, path.name, "blocks.0/conv", ids[5], 1)]
+    assert_holds(store, ids[:4], STEM, BLOCK)  # the other batch is sound
+    with pytest.raises(StoreDamagedError, match=rf"{re.escape(str(VIEW))}.*tap 'blocks.0/conv' of input {ids[5]}"):
+        store.read(VIEW, ids, [STEM], verify=True)
+    repaired(filled, [ids[5]])
+
+
+def test_one_flip_in_every_data_file_is_found_and_repaired(filled):
+    rng = np.random.default_rng(0)
+    for name, content in data_files(filled).items():
+        flip(filled / f"{VIEW.key}.lance" / "data" / name, int(rng.integers(len(content))))
+    damages = FeatureStore(filled).verify()
+    assert {damage.file for damage in damages} <= set(data_files(filled))
+    assert len({damage.file for damage in damages}) == 2  # whose keys are lost, all is lost
+    repaired(filled, names(0, 8))
+
+
+def test_a_flip_outside_of_the_features_loses_none(filled):
+    path, _ = find(filled, features([names(5, 6)[0]], BLOCK)[BLOCK].tobytes())
+    flip(path, -1)  # Lance's magic number
+    assert FeatureStore(filled).verify()
+    repaired(filled, names(4, 8))
+
+
+def test_flips_that_ask_for_all_memory_do_not_end_the_process(filled):
+    # positions in the file's metadata, where lengths stand
+    path, at = find(filled, features([names(5, 6)[0]], BLOCK)[BLOCK].tobytes())
+    sound = path.read_bytes()
+    for position in np.linspace(at + 10, len(sound) - 1, 3).astype(int):
+        flip(path, int(position))
+        assert FeatureStore(filled).verify()
+        path.write_bytes(sound)
+    assert FeatureStore(filled).verify() == []
+
+
+@pytest.mark.parametrize("harm", ["lost", "cut"])
+def test_a_lost_or_cut_file_is_found_and_repaired(filled, harm):
+    path, at = find(filled, features(["input0001"], STEM)[STEM].tobytes())
+    if harm == "lost":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[: at + 1])
+    assert {damage.id for damage in FeatureStore(filled).verify()} == set(names(0, 4))
+    repaired(filled, names(0, 4))
+
+
+def test_compaction_drops_what_is_damaged(filled):
+    path, at = find(filled, features(["input0001"], STEM)[STEM].tobytes())
+    flip(path, at)
+    store = FeatureStore(filled)
+    store.compact()
+    assert store.verify() == []
+    repaired(filled, ["input0001"])
+
+
+def test_a_damaged_manifest_names_the_view(filled):
+    for manifest in (filled / f"{VIEW.key}.lance" / "_versions").glob("*.manifest"):
+        manifest.write_bytes(b"\xff" * manifest.stat().st_size)
+    with pytest.raises(StoreDamagedError, match=rf"{VIEW.key}\.lance cannot be read.*delete that folder"):
+        FeatureStore(filled).read(VIEW, names(0, 1), [STEM])
+
+
+def test_a_view_that_was_killed_at_birth_is_made_again(tmp_path):
+    (tmp_path / f"{VIEW.key}.lance" / "_versions").mkdir(parents=True)
+    store = FeatureStore(tmp_path)
+    assert not store.exists(VIEW)
+    store.write(VIEW, names(0, 2), features(names(0, 2), STEM))
+    assert_holds(store, names(0, 2), STEM)

@@ -1,0 +1,42 @@
+import numpy as np
+import pytest
+
+from head2toe.errors import FeatureError
+from head2toe.table import FeatureTable, scaled
+from head2toe.taps import Pool, PooledTap, Tap
+
+
+@pytest.fixture
+def table() -> FeatureTable:
+    taps = tuple(PooledTap(Tap(name, (length,), "NC"), Pool()) for name, length in (("a", 2), ("b", 3)))
+    return FeatureTable(("x", "y"), taps, (np.arange(4.0).reshape(2, 2), np.arange(6.0).reshape(2, 3)))
+
+
+def test_offsets_and_columns(table):
+    assert table.offsets.tolist() == [0, 2, 5]
+    columns = table.columns(np.array([False, True, True, False, True]))
+    assert [c.tolist() for c in columns] == [[1], [0, 2]]
+
+
+def test_rows_come_in_the_asked_order(table):
+    picked = table.rows(np.array([1, 0, 1]))
+    assert picked.ids == ("y", "x", "y")
+    assert picked.blocks[0][:, 0].tolist() == [2.0, 0.0, 2.0]
+
+
+def test_only_keeps_the_tables_order_and_names_what_is_missing(table):
+    assert [tap.name for tap in table.only(["b", "a"]).taps] == ["a", "b"]
+    with pytest.raises(FeatureError, match="'c'"):
+        table.only(["c"])
+
+
+def test_a_block_of_another_shape_is_refused(table):
+    with pytest.raises(FeatureError, match="block 'a'"):
+        FeatureTable(table.ids, table.taps[:1], (np.zeros((2, 3)),))
+
+
+def test_scaling():
+    block = np.array([[3.0, 4.0], [0.0, 0.0]], dtype=np.float16)
+    assert scaled(block, np.array([0]), "none").tolist() == [[3.0], [0.0]]
+    assert np.allclose(scaled(block, np.array([0]), "tap"), [[0.6], [0.0]])
+    assert scaled(block, np.array([0]), "kept").tolist() == [[1.0], [0.0]]
