@@ -71,7 +71,7 @@ class Settings:
 
 def null_scores(X: Columns, target: Targets, kind: int) -> np.ndarray:
     """The dual norm of every feature's gradient (F,) where all weights are zero; the largest is lam_max."""
-    return _scores(X, [_null_residual(target)], kind)[0]
+    return scores_of(X, [_null_residual(target)], kind)[0]
 
 
 def solve_paths(
@@ -87,9 +87,9 @@ def solve_paths(
     if not settings.tol > 0:
         raise DataError(f"path: tol should be positive, got {settings.tol}")
     dtype = np.float64 if X.double or settings.tol < FINE else np.float32
-    nulls = _scores(X, [_null_residual(target) for target in weightings], settings.kind)
+    nulls = scores_of(X, [_null_residual(target) for target in weightings], settings.kind)
     tracks = [_Track.begin(target, dtype, scores) for target, scores in zip(weightings, nulls, strict=True)]
-    lams = _strengths(max(track.null for track in tracks), lams, n_lams, lam_ratio)
+    lams = strengths(max(track.null for track in tracks), lams, n_lams, lam_ratio)
     if warm is not None:
         _resume(X, tracks, warm, settings)
     for track in tracks:
@@ -180,7 +180,7 @@ def _advance(X: Columns, tracks: list[_Track], lam: float, settings: Settings) -
             track.solve(lam, tol, settings)
         rest = []
         residuals = [engine.residual(track.state, track.target) for track in tracks if track.state is not None]
-        for track, scores in zip(tracks, _scores(X, residuals, settings.kind), strict=True):
+        for track, scores in zip(tracks, scores_of(X, residuals, settings.kind), strict=True):
             track.scores = scores
             gap = track.gap(lam)
             if gap <= settings.tol:
@@ -225,10 +225,10 @@ def _resume(X: Columns, tracks: list[_Track], warm: Path, settings: Settings) ->
         track.W = W[:, track.target.present].astype(track.design.dtype)
         track.b = (b + track.design.means @ W)[track.target.present]
         state = engine.start(track.design, track.W, track.b, track.target, settings.kind)
-        track.scores = _scores(X, [engine.residual(state, track.target)], settings.kind)[0]
+        track.scores = scores_of(X, [engine.residual(state, track.target)], settings.kind)[0]
 
 
-def _strengths(largest: float, lams: np.ndarray | Sequence[float] | None, n_lams: int, lam_ratio: float) -> np.ndarray:
+def strengths(largest: float, lams: np.ndarray | Sequence[float] | None, n_lams: int, lam_ratio: float) -> np.ndarray:
     """The falling strengths of a path (k,), checked."""
     if lams is None:
         if n_lams < 1 or not 0 < lam_ratio < 1:
@@ -252,7 +252,7 @@ def _null_residual(target: Targets) -> np.ndarray:
     return R * target.weights[:, None]
 
 
-def _scores(X: Columns, residuals: Sequence[np.ndarray], kind: int) -> list[np.ndarray]:
+def scores_of(X: Columns, residuals: Sequence[np.ndarray], kind: int) -> list[np.ndarray]:
     """Per weighting, the dual norm of every feature's gradient (F,), from its gradient in the logits (n, c).
 
     Intercepts are exact only to rounding, so what a residual's columns do not sum to zero by is taken off: a feature's
