@@ -16,19 +16,24 @@ from head2toe.solvers.targets import Targets
 
 MEMORY = 6  # iterates that the extrapolation combines
 SWEEPS, SWEEP_TOL = 5, 1e-2
-SMALL, BLOCK = 4096, 64  # numbers in W up to which a sweep is one compiled call, and rows of a block beyond
+SMALL, BLOCK = 8192, 64  # numbers in W up to which a sweep is one compiled call, and rows of a block beyond
 NEARLY = 0.03  # by how much a feature may exceed the strength for the duality gap to be worth computing
 
 
 @dataclass(eq=False)
 class Design:
-    """The gathered columns: `index` (a,), centred `X` (n, a), their `means` (a,), and `gram` X' diag(w) X (a, a)."""
+    """The gathered columns: `index` (a,) features, centred `X` (n, a) and their `means` (a,).
+
+    Inner products X' diag(w) X are kept for the columns that a model has asked for, the `place` (a,) of each in `gram`
+    or -1: far fewer than are gathered.
+    """
 
     weights: np.ndarray
     dtype: type[np.floating]
     index: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    X: np.ndarray = field(init=False)
     means: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    place: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    X: np.ndarray = field(init=False)
     gram: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
@@ -37,18 +42,30 @@ class Design:
 
     def add(self, index: np.ndarray, raw: np.ndarray) -> None:
         """Append the columns `raw` (n, m) float64 of the features `index` (m,)."""
-        old, size = len(self.index), len(self.index) + len(index)
-        means = self.weights @ raw
-        X = np.empty((len(raw), size), self.dtype, order="F")
+        old, means = len(self.index), self.weights @ raw
+        X = np.empty((len(raw), old + len(index)), self.dtype, order="F")
         X[:, :old] = self.X
         X[:, old:] = raw - means
-        gram = np.empty((size, size), self.dtype)
-        gram[:old, :old] = self.gram
-        gram[old:] = (X[:, old:] * self.weights[:, None].astype(self.dtype)).T @ X
-        gram[:old, old:] = gram[old:, :old].T
-        self.X, self.gram = X, gram
+        self.X = X
         self.index = np.concatenate((self.index, index))
         self.means = np.concatenate((self.means, means))
+        self.place = np.concatenate((self.place, np.full(len(index), -1)))
+
+    def gram_of(self, rows: np.ndarray) -> np.ndarray:
+        """The inner products (h, h) of the columns at `rows` (h,)."""
+        new = rows[self.place[rows] < 0]
+        if len(new):
+            old, size = len(self.gram), len(self.gram) + len(new)
+            self.place[new] = np.arange(old, size)
+            known = np.flatnonzero(self.place >= 0)
+            fresh = (self.X[:, new] * self.weights[:, None].astype(self.dtype)).T @ self.X[:, known]
+            gram = np.empty((size, size), self.dtype)
+            gram[:old, :old] = self.gram
+            gram[old:, self.place[known]] = fresh
+            gram[:old, old:] = gram[old:, :old].T
+            self.gram = gram
+        at = self.place[rows]
+        return np.ascontiguousarray(self.gram[at][:, at])
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +166,9 @@ def solve(
         if model is not None:
             G = model.X.T @ R
             largest = float(row_norms(G, kind).max(initial=0.0))
-        if model is None or (largest <= (1.0 + NEARLY) * lam and relative_gap(state, lam, largest, null, target) <= aim):
+        if model is None or (
+            largest <= (1.0 + NEARLY) * lam and relative_gap(state, lam, largest, null, target) <= aim
+        ):
             G = design.X.T @ R
             sizes = row_norms(G, kind)
             gap = relative_gap(state, lam, float(sizes.max(initial=0.0)), null, target)
@@ -176,7 +195,7 @@ class _Model:
 
     @staticmethod
     def of(design: Design, rows: np.ndarray) -> _Model:
-        return _Model(rows, design.X[:, rows], np.ascontiguousarray(design.gram[rows][:, rows]))
+        return _Model(rows, design.X[:, rows], design.gram_of(rows))
 
     def minimise(self, G: np.ndarray, W: np.ndarray, curvature: float, lam: float, kind: int) -> np.ndarray:
         """The move D (h, C) that nearly minimises the penalised quadratic with gradient G and curvature * gram (x) I.
@@ -187,7 +206,7 @@ class _Model:
         dtype = W.dtype.type
         W, G = np.ascontiguousarray(W.T), G.T.copy()
         D, largest, size = np.zeros_like(W), 0.0, W.shape[1]
-        block = size if W.size <= SMALL else BLOCK
+        block = max(1, size) if W.size <= SMALL else BLOCK
         for _ in range(SWEEPS):
             gain = 0.0
             for first in range(0, size, block):
@@ -217,6 +236,7 @@ def _proximal_step(
 ) -> tuple[State, float, bool]:
     """One step of the majorised problem, its curvature raised until it majorises; whether it had to be raised."""
     here, drift, raised = state.W[model.rows], R.sum(0), False
+    rounding = float(np.finfo(here.dtype).eps)
     while True:
         D = model.minimise(G, here, curvature, lam, kind)
         move = -drift / here.dtype.type(curvature)
@@ -226,7 +246,7 @@ def _proximal_step(
         new = evaluate(W, state.b + move, state.Z + shift, target, kind)
         bend = 0.5 * curvature * float(target.weights @ np.einsum("nc,nc->n", shift, shift))
         bound = state.loss + float(np.einsum("nc,nc->", R, shift)) + bend
-        if new.loss <= bound + 1e-7 * abs(state.loss) or curvature > 1.0:
+        if new.loss <= bound + rounding * abs(state.loss) or curvature > 1.0:
             return new, curvature, raised
         curvature, raised = 1.5 * curvature, True
 

@@ -14,12 +14,12 @@ GROUP, ENTRY = 0, 1  # the penalty of a row: its l2 norm, or its l1 norm
 
 
 @numba.njit(cache=True, fastmath={"nsz", "arcp", "contract", "afn", "reassoc"}, nogil=True)
-def descend(K, G, W, D, first, last, curvature, lam, kind):  # noqa: ANN001
-    """One sweep over the rows first .. last of <G, D> + curvature/2 tr(D K D') + lam * penalty(W + D); returns its gain.
+def descend(K, G, W, D, first, last, curvature, lam, kind):
+    """One sweep over the rows first .. last of <G, D> + curvature/2 tr(D K D') + lam * penalty(W + D): its gain.
 
     W (C, a) is the point, D (C, a) the move so far, G (C, a) the model's gradient at D, K (a, a). D is moved, and G
-    within first .. last. Each row (a column here, so that the long axis is the inner loop) has a closed form because the
-    curvature is a multiple of the identity over classes, and one that stays where it is costs one norm.
+    within first .. last. Each row (a column here, so that the long axis is the inner loop) has a closed form because
+    the curvature is a multiple of the identity over classes, and one that stays where it is costs one norm.
     """
     n_classes = W.shape[0]
     v = np.empty(n_classes, W.dtype)

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from head2toe.solvers.group_lasso import Path, solve_path
 from head2toe.solvers.kernels import ENTRY
 from head2toe.solvers.matrix import Matrix, columns
 from head2toe.solvers.targets import targets
+from head2toe.solvers.working_set import Path, Settings, solve_paths
 
 
 def path(
@@ -26,10 +26,13 @@ def path(
     lam_ratio: float = 0.05,
     tol: float = 1e-4,
     sample_weight: np.ndarray | None = None,
+    warm_start: Path | None = None,
     stop_at: int | None = None,
+    device: str = "cpu",
     max_iter: int = 2000,
 ) -> Path:
     """Solve at every strength; arguments, results and errors are those of `group_lasso.path`."""
-    X = columns(X)
+    X = columns(X).to(device)
+    settings = Settings(ENTRY, tol, max_iter, stop_at)
     target = targets(y, X.n, n_classes, sample_weight)
-    return solve_path(X, target, ENTRY, lams, n_lams, lam_ratio, tol, stop_at, max_iter)
+    return solve_paths(X, [target], settings, lams, n_lams, lam_ratio, warm_start)[0]

@@ -26,8 +26,8 @@ SMALLEST_IN_FLOAT32 = 1e-6  # where the eigenvalues themselves are float32
 class RowSpace:
     """The n rows in coordinates of their own span.
 
-    `coordinates` V (n, r) float64, centred, with V V' = the centred Gram matrix and orthogonal columns; `offset` (n,) are
-    the inner products of each row with the mean row, which move an intercept back to uncentred features.
+    `coordinates` V (n, r) float64, centred, with V V' = the centred Gram matrix and orthogonal columns; `offset` (n,)
+    are the inner products of each row with the mean row, which move an intercept back to uncentred features.
     """
 
     coordinates: np.ndarray
@@ -158,7 +158,7 @@ def cross_validate(
     """Out-of-fold logits of every row at every strength: (k, n, C). `folds` (n,) says in which fold a row is held out.
 
     A fold is the same problem with zero weight on its own rows, so that all folds share one set of coordinates and
-    advance together, one wide product a step. A class that a fold's training rows lack gets logits far below the others.
+    advance together, one wide product a step. A class that a fold's rows lack gets logits far below the others.
     """
     space = K if isinstance(K, RowSpace) else row_space_of_gram(_floating(K))
     n = len(space.coordinates)

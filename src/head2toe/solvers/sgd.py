@@ -67,13 +67,15 @@ def _rows(blocks: tuple, rows: np.ndarray) -> np.ndarray:
 
     return np.hstack(
         [
-            block[rows].float().cpu().numpy() if isinstance(block, torch.Tensor) else np.asarray(block[rows], np.float32)
+            block[rows].float().cpu().numpy()
+            if isinstance(block, torch.Tensor)
+            else np.asarray(block[rows], np.float32)
             for block in blocks
         ]
     )
 
 
-def _penalty(W, penalty: str | None, lam: float):  # noqa: ANN001, ANN202
+def _penalty(W, penalty: str | None, lam: float):
     if penalty is None or lam == 0.0:
         return 0.0
     if penalty == "l1":

@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from head2toe.errors import DataError, FeatureError, NotConvergedError
+from head2toe.solvers import ridge
+
+from .problems import odd, softmax
+
+LAMS = [1e-1, 1e-3, 1e-2]
+WIDE = odd("plain", 40, 90, 4, np.random.default_rng(0))
+TALL = odd("plain", 90, 12, 3, np.random.default_rng(1))
+
+
+@pytest.mark.parametrize("problem", [WIDE, TALL])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_probabilities_are_those_of_scikit_learn(problem, weighted):
+    n = len(problem.y)
+    weights = np.random.default_rng(2).integers(1, 4, n).astype(float) if weighted else np.ones(n)
+    path = ridge.path(ridge.row_space(problem.X), problem.y, LAMS, sample_weight=weights)
+    for i, lam in enumerate(LAMS):
+        other = LogisticRegression(C=1 / (lam * weights.sum()), tol=1e-9, max_iter=5000)
+        other.fit(problem.X, problem.y, sample_weight=weights)
+        P = softmax(problem.X @ ridge.weights(problem.X, path.dual[i]) + path.intercepts[i])
+        np.testing.assert_allclose(P, other.predict_proba(problem.X), atol=1e-4)
+
+
+def test_new_rows_need_only_their_inner_products():
+    train, new = WIDE.X[:30], WIDE.X[30:]
+    path = ridge.path(ridge.gram(train), WIDE.y[:30], LAMS, n_classes=4)
+    logits = ridge.gram(new, train) @ path.dual[1] + path.intercepts[1]
+    np.testing.assert_allclose(logits, new @ ridge.weights(train, path.dual[1]) + path.intercepts[1], atol=1e-5)
+
+
+def test_the_gradient_is_as_small_as_the_residual_says():
+    path = ridge.path(ridge.row_space(WIDE.X), WIDE.y, LAMS)
+    for i, lam in enumerate(LAMS):
+        W = WIDE.X.T @ path.dual[i]
+        R = (softmax(WIDE.X @ W + path.intercepts[i]) - np.eye(4)[WIDE.y]) / 40
+        assert np.linalg.norm(WIDE.X.T @ R + lam * W) <= 1e-4 * lam * np.linalg.norm(W)
+        assert np.abs(R.sum(0)).max() <= 1e-6
+        assert path.residuals[i] <= 1e-6
+
+
+def test_folds_together_are_folds_alone():
+    folds = np.random.default_rng(3).integers(0, 3, 40)
+    logits = ridge.cross_validate(ridge.gram(WIDE.X), WIDE.y, LAMS, folds, tol=1e-7)
+    for fold in range(3):
+        keep = folds != fold
+        path = ridge.path(ridge.gram(WIDE.X[keep]), WIDE.y[keep], LAMS, n_classes=4)
+        for i in range(len(LAMS)):
+            alone = ridge.gram(WIDE.X[~keep], WIDE.X[keep]) @ path.dual[i] + path.intercepts[i]
+            np.testing.assert_allclose(softmax(logits[i, ~keep]), softmax(alone), atol=1e-4)
+
+
+def test_a_class_that_a_fold_lacks_is_never_predicted():
+    y = np.array([0, 0, 1, 1, 0, 1, 2, 2])
+    folds = np.array([0, 1, 0, 1, 0, 1, 2, 2])
+    logits = ridge.cross_validate(np.eye(8), y, LAMS, folds, n_classes=3)
+    assert np.isfinite(logits).all()
+    assert (logits[:, 6:].argmax(2) != 2).all()
+    path = ridge.path(np.eye(8), y, LAMS, n_classes=5)
+    assert (path.intercepts[:, 3:] < path.intercepts[:, :3].min(1, keepdims=True) - 20).all()
+
+
+def test_scaled_blocks_of_any_dtype_give_the_inner_products_of_the_scaled_matrix():
+    half, brain = WIDE.X[:, :50].astype(np.float16), torch.from_numpy(WIDE.X[:, 50:]).bfloat16()
+    scale = [np.random.default_rng(4).uniform(0.5, 2, 40) for _ in range(2)]
+    whole = np.hstack((half.astype(float) * scale[0][:, None], brain.double().numpy() * scale[1][:, None]))
+    np.testing.assert_allclose(ridge.gram([half, brain], row_scale=scale), whole @ whole.T, rtol=1e-5, atol=1e-4)
+
+
+def test_wrong_input_is_refused():
+    with pytest.raises(DataError, match="strengths should be positive"):
+        ridge.path(np.eye(4), np.array([0, 1, 0, 1]), [0.0])
+    with pytest.raises(DataError, match="only class 1"):
+        ridge.path(np.eye(4), np.ones(4, int), [1.0])
+    with pytest.raises(DataError, match="holds every row out"):
+        ridge.cross_validate(np.eye(4), np.array([0, 1, 0, 1]), [1.0], np.zeros(4, int))
+    with pytest.raises(FeatureError, match=r"feature 2 .* is nan in row 1"):
+        ridge.gram(np.where(np.arange(12).reshape(3, 4) == 6, np.nan, 1.0))
+    with pytest.raises(FeatureError, match="same features"):
+        ridge.gram(np.eye(3), np.ones((3, 4)))
+
+
+def test_too_few_steps_are_an_error():
+    with pytest.raises(NotConvergedError, match=r"strength 0\.001"):
+        ridge.path(ridge.row_space(WIDE.X), WIDE.y, [1e-3], max_iter=2)

@@ -1,0 +1,36 @@
+import numpy as np
+import pytest
+
+from head2toe.errors import FeatureError
+from head2toe.solvers import sgd
+
+RNG = np.random.default_rng(0)
+Y = RNG.integers(0, 3, 150)
+X = np.hstack((2.0 * np.eye(3)[Y], RNG.standard_normal((150, 5)))).astype(np.float32)
+
+
+def test_it_learns_what_is_easy_the_same_way_twice():
+    W, b = sgd.fit([X[:, :4], X[:, 4:].astype(np.float16)], Y, n_classes=3, steps=200)
+    again, _ = sgd.fit([X[:, :4], X[:, 4:].astype(np.float16)], Y, n_classes=3, steps=200)
+    assert ((X @ W + b).argmax(1) == Y).mean() > 0.95
+    np.testing.assert_array_equal(W, again)
+    assert not np.array_equal(W, sgd.fit(X, Y, n_classes=3, steps=200, seed=1)[0])
+
+
+@pytest.mark.parametrize(
+    ("penalty", "size"),
+    [
+        ("l1", lambda W: np.abs(W).sum()),
+        ("l2", lambda W: (W**2).sum()),
+        ("l21", lambda W: np.linalg.norm(W, axis=1).sum()),
+    ],
+)
+def test_a_penalty_shrinks_what_it_penalises(penalty, size):
+    plain, _ = sgd.fit(X, Y, n_classes=3, steps=200)
+    small, _ = sgd.fit(X, Y, n_classes=3, steps=200, penalty=penalty, lam=0.1)
+    assert size(small) < 0.8 * size(plain)
+
+
+def test_nan_features_are_refused():
+    with pytest.raises(FeatureError, match="step 0"):
+        sgd.fit(np.full((6, 2), np.nan, np.float32), np.array([0, 1, 0, 1, 0, 1]), n_classes=2)
