@@ -306,3 +306,7 @@ def _opened(location: str | None) -> FeatureStore:
     from head2toe.store import FeatureStore, default_location
 
     return FeatureStore(location or default_location())
+
+
+if __name__ == "__main__":
+    main()
