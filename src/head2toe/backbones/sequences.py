@@ -97,7 +97,9 @@ class Features:
         except (wave.Error, EOFError) as error:
             raise DataError(f"sound: the WAV file cannot be read: {error}") from error
         if found != self.rate or width != 2:
-            raise DataError(f"sound: expected 16-bit WAV at {self.rate} Hz, got {8 * width}-bit at {found} Hz; resample it")
+            raise DataError(
+                f"sound: expected 16-bit WAV at {self.rate} Hz, got {8 * width}-bit at {found} Hz; resample it"
+            )
         return np.frombuffer(frames, "<i2").reshape(-1, channels).mean(1).astype(np.float32) / 32768.0
 
 

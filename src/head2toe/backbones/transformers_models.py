@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PretrainedConfig
 
-_RESAMPLING: dict[int, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
+_RESAMPLING: dict[int, Interpolation] = {
+    0: "nearest",
+    1: "lanczos",
+    2: "bilinear",
+    3: "bicubic",
+    4: "box",
+    5: "hamming",
+}
 _SECONDS = 10  # of a waveform; spectrogram models have a length of their own
 _LONGEST = 512
 
@@ -47,8 +54,8 @@ def load_transformers(source: str, options: Options) -> Backbone:
         if isinstance(error, (BackboneError, MissingExtraError)):
             raise
         raise BackboneError(
-            f"hf/{source}: transformers {transformers.__version__} could not load it ({type(error).__name__}: {error}); "
-            "run once online (HF_HOME moves the cache, HF_HUB_OFFLINE=1 uses it alone), or give a local folder: hf/PATH"
+            f"hf/{source}: transformers {transformers.__version__} could not load it ({type(error).__name__}: {error}); run "
+            "once online (HF_HOME moves the cache, HF_HUB_OFFLINE=1 uses it alone), or give a local folder: hf/PATH"
         ) from error
 
 
@@ -77,7 +84,7 @@ def _modality(config: PretrainedConfig) -> Literal["image", "text", "audio"]:
 
 
 def _module(source: str, config: PretrainedConfig, options: Options) -> nn.Module:
-    """The encoder: the picture tower of a two-tower model, the encoder of an encoder-decoder; with a classifier if trained."""
+    """The encoder: the picture tower of a two-tower model, the encoder of a pair; with the classifier if trained."""
     from transformers import AutoModel, AutoModelForImageClassification
 
     names = getattr(config, "architectures", None) or []
@@ -117,7 +124,7 @@ def _pixels(source: str, module: nn.Module, options: Options) -> ImagePreprocess
     mean, std = (cast("list[float]", values.get(key) or [0.5] * 3) for key in ("image_mean", "image_std"))
     resample = _RESAMPLING.get(int(cast(int, values.get("resample") or 3)), "bicubic")
     pixels = ImagePreprocess(
-        (side, side), tuple(mean) if normalised else (0.0,) * 3, tuple(std) if normalised else (1.0,) * 3, resample,
+        (side, side), tuple(float(v) for v in mean) if normalised else (0.0,) * 3, tuple(float(v) for v in std) if normalised else (1.0,) * 3, resample,
         options.resize,
     )  # fmt: skip
     if options.image_size:
@@ -139,7 +146,9 @@ def _side(size: object) -> int | None:
 def _text(source: str, text: str, module: nn.Module, options: Options) -> Backbone:
     config = module.config
     if not options.weights and not Path(source).exists():
-        tokens = Tokens("", "random weights, no tokenizer", min(_LONGEST, _positions(config)), options.trust_remote_code)
+        tokens = Tokens(
+            "", "random weights, no tokenizer", min(_LONGEST, _positions(config)), options.trust_remote_code
+        )
         feed = TextFeed(tokens.max_length, int(config.pad_token_id or 0), 2)
         return build(f"hf/{source}", text, module, tokens, feed, options, prefix_tokens=0, sequence=tokens.max_length)
     tokenizer = read_tokenizer(source, options.trust_remote_code)
@@ -169,8 +178,12 @@ def _audio(source: str, text: str, module: nn.Module, options: Options) -> Backb
     samples = _SECONDS * rate if kernel else 0
     features = Features(source, _signed(extractor.to_json_string()), rate, samples, options.trust_remote_code)
     masked = bool(kernel) and bool(extractor.return_attention_mask)
-    feed = AudioFeed(features.example(extractor), extractor.model_input_names[0], samples, tuple(kernel), tuple(stride), masked)
-    return build(f"hf/{source}", text, module, features, feed, options, sequence=feed.frames(samples) if kernel else None)
+    feed = AudioFeed(
+        features.example(extractor), extractor.model_input_names[0], samples, tuple(kernel), tuple(stride), masked
+    )
+    return build(
+        f"hf/{source}", text, module, features, feed, options, sequence=feed.frames(samples) if kernel else None
+    )
 
 
 def _signed(text: str) -> str:
