@@ -135,6 +135,6 @@ def _lite0_weights(names: list[str]) -> Mapping[str, Tensor]:
 def _no_weights(name: str, error: Exception) -> str:
     return (
         f"{name}: the weights could not be had ({type(error).__name__}: {error}); run once online "
-        "(the Hugging Face cache keeps them, HF_HOME moves it, HF_HUB_OFFLINE=1 uses it alone), or save the state dict as "
-        "safetensors with a JSON card and load file:PATH.safetensors, or list taps with random weights (--no-weights)"
+        "(the Hugging Face cache keeps them, HF_HOME moves it, HF_HUB_OFFLINE=1 uses it alone), or save the state dict "
+        "as safetensors with a JSON card and load file:PATH.safetensors, or list taps with random weights (--no-weights)"
     )

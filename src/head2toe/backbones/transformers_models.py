@@ -54,8 +54,8 @@ def load_transformers(source: str, options: Options) -> Backbone:
         if isinstance(error, (BackboneError, MissingExtraError)):
             raise
         raise BackboneError(
-            f"hf/{source}: transformers {transformers.__version__} could not load it ({type(error).__name__}: {error}); run "
-            "once online (HF_HOME moves the cache, HF_HUB_OFFLINE=1 uses it alone), or give a local folder: hf/PATH"
+            f"hf/{source}: transformers {transformers.__version__} cannot load it ({type(error).__name__}: {error}); "
+            "run once online (HF_HOME moves the cache, HF_HUB_OFFLINE=1 uses it alone), or give a local folder: hf/PATH"
         ) from error
 
 
@@ -120,16 +120,20 @@ def _pixels(source: str, module: nn.Module, options: Options) -> ImagePreprocess
     size = values.get("crop_size") if values.get("do_center_crop") and values.get("crop_size") else values.get("size")
     side = _side(size) or _side(getattr(module.config, "image_size", None)) or 224
     resized = _side(values.get("size")) or side
-    normalised = values.get("do_normalize", True)
-    mean, std = (cast("list[float]", values.get(key) or [0.5] * 3) for key in ("image_mean", "image_std"))
+    mean, std = _statistics(values)
     resample = _RESAMPLING.get(int(cast(int, values.get("resample") or 3)), "bicubic")
-    pixels = ImagePreprocess(
-        (side, side), tuple(float(v) for v in mean) if normalised else (0.0,) * 3, tuple(float(v) for v in std) if normalised else (1.0,) * 3, resample,
-        options.resize,
-    )  # fmt: skip
+    pixels = ImagePreprocess((side, side), mean, std, resample, options.resize)
     if options.image_size:
         pixels = replace(pixels, size=(options.image_size, options.image_size))
     return replace(pixels, crop_pct=min(1.0, side / resized)) if options.resize == "crop" else pixels
+
+
+def _statistics(values: dict[str, object]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, std) of pixels in [0, 1]; nothing changes where the processor does not normalise."""
+    if not values.get("do_normalize", True):
+        return (0.0,) * 3, (1.0,) * 3
+    mean, std = (cast("list[float]", values.get(key) or [0.5] * 3) for key in ("image_mean", "image_std"))
+    return tuple(float(value) for value in mean), tuple(float(value) for value in std)
 
 
 def _side(size: object) -> int | None:
