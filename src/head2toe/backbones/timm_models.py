@@ -136,5 +136,5 @@ def _no_weights(name: str, error: Exception) -> str:
     return (
         f"{name}: the weights could not be had ({type(error).__name__}: {error}); run once online "
         "(the Hugging Face cache keeps them, HF_HOME moves it, HF_HUB_OFFLINE=1 uses it alone), or save the state dict "
-        "as safetensors with a JSON card and load file:PATH.safetensors, or list taps with random weights (--no-weights)"
+        "as safetensors with a card and load file:PATH.safetensors, or list taps with random weights: --no-weights"
     )
