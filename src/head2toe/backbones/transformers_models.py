@@ -16,7 +16,7 @@ from head2toe.images import ImagePreprocess, Interpolation
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedModel
 
 _RESAMPLING: dict[int, Interpolation] = {
     0: "nearest",
@@ -83,7 +83,7 @@ def _modality(config: PretrainedConfig) -> Literal["image", "text", "audio"]:
     return "audio" if kind in FEATURE_EXTRACTOR_MAPPING_NAMES else "text"
 
 
-def _module(source: str, config: PretrainedConfig, options: Options) -> nn.Module:
+def _module(source: str, config: PretrainedConfig, options: Options) -> PreTrainedModel:
     """The encoder: the picture tower of a two-tower model, the encoder of a pair; with the classifier if trained."""
     from transformers import AutoModel, AutoModelForImageClassification
 
@@ -101,7 +101,7 @@ def _module(source: str, config: PretrainedConfig, options: Options) -> nn.Modul
     return model.float()
 
 
-def _image(source: str, text: str, module: nn.Module, options: Options) -> Backbone:
+def _image(source: str, text: str, module: PreTrainedModel, options: Options) -> Backbone:
     pixels = _pixels(source, module, options)
 
     def run(module: nn.Module, batch: Batch) -> object:
@@ -110,7 +110,7 @@ def _image(source: str, text: str, module: nn.Module, options: Options) -> Backb
     return build(f"hf/{source}", text, module, pixels, PixelFeed(pixels), options, run=run)
 
 
-def _pixels(source: str, module: nn.Module, options: Options) -> ImagePreprocess:
+def _pixels(source: str, module: PreTrainedModel, options: Options) -> ImagePreprocess:
     """The image processor as our own preprocessing; without its file (random weights), the configuration's size."""
     from transformers import AutoImageProcessor
 
@@ -147,7 +147,7 @@ def _side(size: object) -> int | None:
     return None if found is None else int(found)
 
 
-def _text(source: str, text: str, module: nn.Module, options: Options) -> Backbone:
+def _text(source: str, text: str, module: PreTrainedModel, options: Options) -> Backbone:
     config = module.config
     if not options.weights and not Path(source).exists():
         tokens = Tokens(
@@ -170,7 +170,7 @@ def _positions(config: PretrainedConfig) -> int:
     return most - (config.pad_token_id or 0) - 1 if "roberta" in config.model_type else most
 
 
-def _audio(source: str, text: str, module: nn.Module, options: Options) -> Backbone:
+def _audio(source: str, text: str, module: PreTrainedModel, options: Options) -> Backbone:
     from transformers import FEATURE_EXTRACTOR_MAPPING
 
     kernel, stride = (getattr(module.config, key, ()) for key in ("conv_kernel", "conv_stride"))
