@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
+
 from head2toe.backbones import load_backbone
 from head2toe.backbones.core import Backbone
 from head2toe.backbones.probe import first_tensor
 from head2toe.taps import Pool, Tap
-from torch import Tensor, nn
 
 DEFAULT = (
     "resnet18", "densenet121", "mobilenetv3_small_050", "convnext_atto_rms", "vit_tiny_patch16_224",
@@ -56,9 +57,7 @@ class Passes:
     plain: Tensor
 
 
-@pytest.fixture(
-    scope="class", params=[*DEFAULT, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
-)
+@pytest.fixture(scope="class", params=[*DEFAULT, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def passes(request) -> Iterator[Passes]:
     name = request.param
     torch.manual_seed(0)

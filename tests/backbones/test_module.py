@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
 from head2toe.backbones import load_backbone
 from head2toe.backbones.core import Backbone
 from head2toe.errors import BackboneError
 from head2toe.images import ImagePreprocess
-from torch import Tensor, nn
-from torch.nn import functional
 
 PIXELS = ImagePreprocess((16, 16), (0.0,) * 3, (1.0,) * 3)
 
@@ -130,7 +131,9 @@ def test_fingerprint_changes_with_a_weight_a_buffer_preprocessing_and_precision(
         one_weight.fc.bias[0] += 1e-6
         one_buffer.stem.bn.running_mean[0] += 1e-6
     others = [load(one_weight), load(one_buffer)]
-    others.append(load_backbone(small(), preprocess=ImagePreprocess((16, 16), (0.1,) * 3, (1.0,) * 3), precision="float32"))
+    others.append(
+        load_backbone(small(), preprocess=ImagePreprocess((16, 16), (0.1,) * 3, (1.0,) * 3), precision="float32")
+    )
     others.append(load_backbone(small(), preprocess=PIXELS, precision="bfloat16"))
     assert len({backbone.fingerprint, *(other.fingerprint for other in others)}) == 5
 

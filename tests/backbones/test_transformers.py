@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from head2toe.backbones import load_backbone
 from head2toe.backbones.core import Backbone
 from head2toe.errors import BackboneError, DataError
@@ -25,12 +26,16 @@ def folder(tmp_path_factory) -> Path:
     for name, config in {
         "vit": transformers.ViTConfig(**SMALL, image_size=32, patch_size=8),
         "dinov2": transformers.Dinov2Config(**{**SMALL, "mlp_ratio": 2}, image_size=32, patch_size=8),
-        "swin": transformers.SwinConfig(image_size=32, patch_size=4, embed_dim=16, depths=[1, 1], num_heads=[2, 2], window_size=4),
+        "swin": transformers.SwinConfig(
+            image_size=32, patch_size=4, embed_dim=16, depths=[1, 1], num_heads=[2, 2], window_size=4
+        ),
         "convnext": transformers.ConvNextConfig(image_size=32, hidden_sizes=[8, 16, 16, 16], depths=[1, 1, 1, 1]),
         "beit": transformers.BeitConfig(**SMALL, image_size=32, patch_size=8),
         "resnet": transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1]),
         "clip": transformers.CLIPConfig(text_config=SMALL, vision_config={**SMALL, "image_size": 32, "patch_size": 8}),
-        "siglip": transformers.SiglipConfig(text_config=SMALL, vision_config={**SMALL, "image_size": 32, "patch_size": 8}),
+        "siglip": transformers.SiglipConfig(
+            text_config=SMALL, vision_config={**SMALL, "image_size": 32, "patch_size": 8}
+        ),
     }.items():
         model = transformers.AutoModel.from_config(config)
         model.save_pretrained(root / name)

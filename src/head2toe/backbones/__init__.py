@@ -35,8 +35,9 @@ def load_backbone(
     """The frozen network called `model`, or an nn.Module of your own (which is copied, never changed).
 
     `precision` defaults to bfloat16 where the hardware has it fast; `weights=False` gives random weights, to list taps
-    offline; `image_size` replaces the size that the weights were trained at; `taps` is a preset ("all", "blocks", "paper"), a glob or a list of names and globs. A module needs
-    `preprocess`; `run(module, batch)` adapts one that is not simply called. BackboneError says what cannot be had.
+    offline; `image_size` replaces the size that the weights were trained at; `taps` is a preset ("all", "blocks",
+    "paper"), a glob or a list of names and globs. A module needs `preprocess`; `run(module, batch)` adapts one that is
+    not simply called. BackboneError says what cannot be had.
 
     >>> load_backbone("efficientnet_lite0").taps[0].name
     'bn1'

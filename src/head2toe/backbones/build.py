@@ -108,8 +108,8 @@ def _probing(name: str, module: nn.Module, run: Run, batch: Batch) -> Callable[[
             return run(module, batch)
         except (RuntimeError, TypeError, ValueError, AssertionError, AttributeError, IndexError) as error:
             raise BackboneError(
-                f"{name}: a probing pass of {BATCH} inputs failed ({type(error).__name__}: {error}); check the input size and, for a module of "
-                "your own, its preprocess and call"
+                f"{name}: a probing pass of {BATCH} inputs failed ({type(error).__name__}: {error}); check the input "
+                "size and, for a module of your own, its preprocess and run"
             ) from error
 
     return probe

@@ -218,7 +218,9 @@ def _pass(
     raise BackboneError(f"forward: the network did not compute {lost} this time; it chooses its path by its input")
 
 
-def _hook(part: nn.Module, place: tuple[str, str], read: Callable[[tuple[str, str], object], None]) -> Callable[[], None]:
+def _hook(
+    part: nn.Module, place: tuple[str, str], read: Callable[[tuple[str, str], object], None]
+) -> Callable[[], None]:
     """Read the output (or first input) of `part`; returns how to take the hook away."""
     if place[1] == "output":
         return part.register_forward_hook(lambda _part, _args, output: read(place, output)).remove
@@ -238,8 +240,8 @@ def _check(tap: Tap, output: Tensor | None, batch: Batch) -> Tensor | None:
     elif got == (size, *tap.shape):
         return None
     raise BackboneError(
-        f"forward: tap '{tap.name}' should be {(size, *tap.shape)} ({tap.layout}), got {got}; its shape changes with the "
-        "input or the batch, leave it out"
+        f"forward: tap '{tap.name}' should be {(size, *tap.shape)} ({tap.layout}), got {got}; its shape changes with "
+        "the input or the batch, leave it out"
     )
 
 

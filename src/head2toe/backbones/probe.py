@@ -113,7 +113,7 @@ def find_sites(
 
 
 def first_tensor(value: object) -> Tensor | None:
-    """The tensor that a module's output stands for: itself, a mapping's logits or last hidden state, a tuple's first."""
+    """The tensor that a module's output stands for: itself, a mapping's logits or last hidden state, or the first."""
     if isinstance(value, Tensor):
         return value if value.is_floating_point() else None
     if isinstance(value, Mapping):
@@ -163,7 +163,7 @@ def _record(module: nn.Module, run: Callable[[], object]) -> _Trace:
 
 
 def _key(tensor: Tensor | None, trace: _Trace) -> Key | None:
-    """What tells one value from another: its memory, and how often that was written; views of all of it are the same."""
+    """What tells one value from another: its memory, and how often that was written; whole views are the same."""
     if tensor is None:
         return None
     trace.kept.append(tensor)

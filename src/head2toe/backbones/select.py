@@ -17,7 +17,7 @@ from head2toe.taps import Tap
 def select(backbone: Backbone, wanted: str | Sequence[str]) -> tuple[Tap, ...]:
     """The taps that a preset ("all", "blocks", "paper") or globs and names ask for, in order of execution.
 
-    Names may be aliases (`layer1.0` for `layer1.0.act3`); commas separate several. BackboneError where one fits nothing.
+    Names may be aliases (`layer1.0` for `layer1.0.act3`); commas separate several. BackboneError where one fits none.
     """
     words = [word.strip() for word in wanted.split(",")] if isinstance(wanted, str) else list(wanted)
     taps: dict[str, Tap] = {}
@@ -120,7 +120,7 @@ def _blocks(backbone: Backbone) -> list[Tap]:
 
 
 def _paper(backbone: Backbone) -> list[Tap]:
-    """The published lists by their rule: 52 taps of a ResNet-50, 53 of a ViT-B/16 (Evci et al. 2022, published code)."""
+    """The published lists by their rule: 52 taps of a ResNet-50, 53 of a ViT-B/16 (Evci et al. 2022, its code)."""
     return [backbone.tap(name) for group in _groups(backbone) for name in _published(group)]
 
 

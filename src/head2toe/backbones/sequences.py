@@ -15,7 +15,7 @@ from head2toe.backbones.core import Batch, Precision
 from head2toe.errors import BackboneError, DataError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase, SequenceFeatureExtractor
+    from transformers import FeatureExtractionMixin, PreTrainedTokenizerFast
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,12 @@ class Features:
             raise DataError(f"sound: expected mono samples (T,), got {wave.shape}; average the channels first")
         return self._extracted(wave, read_extractor(self.source, self.trust_remote_code))
 
-    def example(self, extractor: SequenceFeatureExtractor) -> np.ndarray:
+    def example(self, extractor: FeatureExtractionMixin) -> np.ndarray:
         """What one full window of noise becomes."""
         noise = np.random.default_rng(0).normal(0.0, 0.1, self.samples or 10 * self.rate)
         return self._extracted(noise.astype(np.float32), extractor)
 
-    def _extracted(self, wave: np.ndarray, extractor: SequenceFeatureExtractor) -> np.ndarray:
+    def _extracted(self, wave: np.ndarray, extractor: FeatureExtractionMixin) -> np.ndarray:
         wave = wave[: self.samples] if self.samples else wave
         made = extractor(wave, sampling_rate=self.rate, return_tensors="np")
         return np.asarray(made[extractor.model_input_names[0]][0], np.float32)
@@ -97,7 +97,9 @@ class Features:
         except (wave.Error, EOFError) as error:
             raise DataError(f"sound: the WAV file cannot be read: {error}") from error
         if found != self.rate or width != 2:
-            raise DataError(f"sound: expected 16-bit WAV at {self.rate} Hz, got {8 * width}-bit at {found} Hz; resample it")
+            raise DataError(
+                f"sound: expected 16-bit WAV at {self.rate} Hz, got {8 * width}-bit at {found} Hz; resample it"
+            )
         return np.frombuffer(frames, "<i2").reshape(-1, channels).mean(1).astype(np.float32) / 32768.0
 
 
@@ -143,7 +145,7 @@ class AudioFeed:
 
 
 @cache
-def read_tokenizer(source: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+def read_tokenizer(source: str, trust_remote_code: bool) -> PreTrainedTokenizerFast:
     """The tokenizer of a model, once per process."""
     if not source:
         raise BackboneError("tokens: a network with random weights has no tokenizer; load one with weights")
@@ -153,7 +155,7 @@ def read_tokenizer(source: str, trust_remote_code: bool) -> PreTrainedTokenizerB
 
 
 @cache
-def read_extractor(source: str, trust_remote_code: bool) -> SequenceFeatureExtractor:
+def read_extractor(source: str, trust_remote_code: bool) -> FeatureExtractionMixin:
     """The feature extractor of a model, once per process."""
     from transformers import AutoFeatureExtractor
 

@@ -59,7 +59,7 @@ def _create(name: str, options: Options) -> nn.Module:
 
 
 def load_file(path: str, options: Options) -> Backbone:
-    """`file:PATH.safetensors` beside PATH.json: {architecture, model_args, mean, std, input_size, interpolation, ...}."""
+    """`file:PATH.safetensors` beside PATH.json: architecture, model_args, mean, std, input_size, interpolation."""
     import timm
     from safetensors import SafetensorError
     from safetensors.torch import load_file as read
@@ -74,7 +74,7 @@ def load_file(path: str, options: Options) -> Backbone:
         card = json.loads(card_path.read_text())
         architecture, arguments = card["architecture"], card.get("model_args", {})
         height, width = card["input_size"][-2:]
-        pixels = ImagePreprocess((height, width), tuple(card["mean"]), tuple(card["std"]), card["interpolation"])
+        pixels = ImagePreprocess((height, width), _floats(card["mean"]), _floats(card["std"]), card["interpolation"])
     except (ValueError, KeyError, TypeError) as error:
         raise BackboneError(f"file:{path}: the card '{card_path}' cannot be used: {error!r}") from error
     if not timm.is_model(architecture):
@@ -113,6 +113,11 @@ def _resized(pixels: ImagePreprocess, options: Options, crop_pct: float) -> Imag
     return replace(pixels, size=size, resize=options.resize, crop_pct=crop_pct if options.resize == "crop" else 1.0)
 
 
+def _floats(values: list[float]) -> tuple[float, ...]:
+    """JSON writes 0.0 as 0."""
+    return tuple(float(value) for value in values)
+
+
 def _lite0_weights(names: list[str]) -> Mapping[str, Tensor]:
     """The package's entries stand in timm's order under other names; a test compares the logits."""
     from importlib.util import find_spec
@@ -130,6 +135,6 @@ def _lite0_weights(names: list[str]) -> Mapping[str, Tensor]:
 def _no_weights(name: str, error: Exception) -> str:
     return (
         f"{name}: the weights could not be had ({type(error).__name__}: {error}); run once online "
-        f"(the Hugging Face cache keeps them, HF_HOME moves it, HF_HUB_OFFLINE=1 uses it alone), or save the state dict "
-        f"as safetensors with a JSON card and load file:PATH.safetensors, or list taps with random weights (--no-weights)"
+        "(the Hugging Face cache keeps them, HF_HOME moves it, HF_HUB_OFFLINE=1 uses it alone), or save the state dict "
+        "as safetensors with a card and load file:PATH.safetensors, or list taps with random weights: --no-weights"
     )

@@ -21,7 +21,9 @@ def load_torchvision(name: str, options: Options) -> Backbone:
     known = models.list_models(models)
     if name not in known:
         near = difflib.get_close_matches(name, known, 3)
-        raise BackboneError(f"torchvision/{name}: no such classification network; near names: {', '.join(near) or 'none'}")
+        raise BackboneError(
+            f"torchvision/{name}: no such classification network; near names: {', '.join(near) or 'none'}"
+        )
     weights = models.get_model_weights(name)["DEFAULT"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # GoogLeNet's about its initialisation, which no one sees

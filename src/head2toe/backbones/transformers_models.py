@@ -16,9 +16,16 @@ from head2toe.images import ImagePreprocess, Interpolation
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedModel
 
-_RESAMPLING: dict[int, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
+_RESAMPLING: dict[int, Interpolation] = {
+    0: "nearest",
+    1: "lanczos",
+    2: "bilinear",
+    3: "bicubic",
+    4: "box",
+    5: "hamming",
+}
 _SECONDS = 10  # of a waveform; spectrogram models have a length of their own
 _LONGEST = 512
 
@@ -47,7 +54,7 @@ def load_transformers(source: str, options: Options) -> Backbone:
         if isinstance(error, (BackboneError, MissingExtraError)):
             raise
         raise BackboneError(
-            f"hf/{source}: transformers {transformers.__version__} could not load it ({type(error).__name__}: {error}); "
+            f"hf/{source}: transformers {transformers.__version__} cannot load it ({type(error).__name__}: {error}); "
             "run once online (HF_HOME moves the cache, HF_HUB_OFFLINE=1 uses it alone), or give a local folder: hf/PATH"
         ) from error
 
@@ -76,8 +83,8 @@ def _modality(config: PretrainedConfig) -> Literal["image", "text", "audio"]:
     return "audio" if kind in FEATURE_EXTRACTOR_MAPPING_NAMES else "text"
 
 
-def _module(source: str, config: PretrainedConfig, options: Options) -> nn.Module:
-    """The encoder: the picture tower of a two-tower model, the encoder of an encoder-decoder; with a classifier if trained."""
+def _module(source: str, config: PretrainedConfig, options: Options) -> PreTrainedModel:
+    """The encoder: the picture tower of a two-tower model, the encoder of a pair; with the classifier if trained."""
     from transformers import AutoModel, AutoModelForImageClassification
 
     names = getattr(config, "architectures", None) or []
@@ -94,7 +101,7 @@ def _module(source: str, config: PretrainedConfig, options: Options) -> nn.Modul
     return model.float()
 
 
-def _image(source: str, text: str, module: nn.Module, options: Options) -> Backbone:
+def _image(source: str, text: str, module: PreTrainedModel, options: Options) -> Backbone:
     pixels = _pixels(source, module, options)
 
     def run(module: nn.Module, batch: Batch) -> object:
@@ -103,7 +110,7 @@ def _image(source: str, text: str, module: nn.Module, options: Options) -> Backb
     return build(f"hf/{source}", text, module, pixels, PixelFeed(pixels), options, run=run)
 
 
-def _pixels(source: str, module: nn.Module, options: Options) -> ImagePreprocess:
+def _pixels(source: str, module: PreTrainedModel, options: Options) -> ImagePreprocess:
     """The image processor as our own preprocessing; without its file (random weights), the configuration's size."""
     from transformers import AutoImageProcessor
 
@@ -113,16 +120,20 @@ def _pixels(source: str, module: nn.Module, options: Options) -> ImagePreprocess
     size = values.get("crop_size") if values.get("do_center_crop") and values.get("crop_size") else values.get("size")
     side = _side(size) or _side(getattr(module.config, "image_size", None)) or 224
     resized = _side(values.get("size")) or side
-    normalised = values.get("do_normalize", True)
-    mean, std = (cast("list[float]", values.get(key) or [0.5] * 3) for key in ("image_mean", "image_std"))
+    mean, std = _statistics(values)
     resample = _RESAMPLING.get(int(cast(int, values.get("resample") or 3)), "bicubic")
-    pixels = ImagePreprocess(
-        (side, side), tuple(mean) if normalised else (0.0,) * 3, tuple(std) if normalised else (1.0,) * 3, resample,
-        options.resize,
-    )  # fmt: skip
+    pixels = ImagePreprocess((side, side), mean, std, resample, options.resize)
     if options.image_size:
         pixels = replace(pixels, size=(options.image_size, options.image_size))
     return replace(pixels, crop_pct=min(1.0, side / resized)) if options.resize == "crop" else pixels
+
+
+def _statistics(values: dict[str, object]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, std) of pixels in [0, 1]; nothing changes where the processor does not normalise."""
+    if not values.get("do_normalize", True):
+        return (0.0,) * 3, (1.0,) * 3
+    mean, std = (cast("list[float]", values.get(key) or [0.5] * 3) for key in ("image_mean", "image_std"))
+    return tuple(float(value) for value in mean), tuple(float(value) for value in std)
 
 
 def _side(size: object) -> int | None:
@@ -136,10 +147,12 @@ def _side(size: object) -> int | None:
     return None if found is None else int(found)
 
 
-def _text(source: str, text: str, module: nn.Module, options: Options) -> Backbone:
+def _text(source: str, text: str, module: PreTrainedModel, options: Options) -> Backbone:
     config = module.config
     if not options.weights and not Path(source).exists():
-        tokens = Tokens("", "random weights, no tokenizer", min(_LONGEST, _positions(config)), options.trust_remote_code)
+        tokens = Tokens(
+            "", "random weights, no tokenizer", min(_LONGEST, _positions(config)), options.trust_remote_code
+        )
         feed = TextFeed(tokens.max_length, int(config.pad_token_id or 0), 2)
         return build(f"hf/{source}", text, module, tokens, feed, options, prefix_tokens=0, sequence=tokens.max_length)
     tokenizer = read_tokenizer(source, options.trust_remote_code)
@@ -157,7 +170,7 @@ def _positions(config: PretrainedConfig) -> int:
     return most - (config.pad_token_id or 0) - 1 if "roberta" in config.model_type else most
 
 
-def _audio(source: str, text: str, module: nn.Module, options: Options) -> Backbone:
+def _audio(source: str, text: str, module: PreTrainedModel, options: Options) -> Backbone:
     from transformers import FEATURE_EXTRACTOR_MAPPING
 
     kernel, stride = (getattr(module.config, key, ()) for key in ("conv_kernel", "conv_stride"))
@@ -169,8 +182,12 @@ def _audio(source: str, text: str, module: nn.Module, options: Options) -> Backb
     samples = _SECONDS * rate if kernel else 0
     features = Features(source, _signed(extractor.to_json_string()), rate, samples, options.trust_remote_code)
     masked = bool(kernel) and bool(extractor.return_attention_mask)
-    feed = AudioFeed(features.example(extractor), extractor.model_input_names[0], samples, tuple(kernel), tuple(stride), masked)
-    return build(f"hf/{source}", text, module, features, feed, options, sequence=feed.frames(samples) if kernel else None)
+    feed = AudioFeed(
+        features.example(extractor), extractor.model_input_names[0], samples, tuple(kernel), tuple(stride), masked
+    )
+    return build(
+        f"hf/{source}", text, module, features, feed, options, sequence=feed.frames(samples) if kernel else None
+    )
 
 
 def _signed(text: str) -> str:

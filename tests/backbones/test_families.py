@@ -1,0 +1,152 @@
+"""Ids: what they load, what they refuse, and which taps a preset or a budget asks for."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from head2toe.backbones import load_backbone
+from head2toe.backbones.select import cut, flops, flops_of, select
+from head2toe.errors import BackboneError
+
+
+@pytest.fixture(scope="module")
+def resnet50():
+    return load_backbone("timm/resnet50", weights=False, precision="float32", image_size=64)
+
+
+@pytest.fixture(scope="module")
+def vit():
+    return load_backbone("timm/vit_base_patch16_224", weights=False, precision="float32", image_size=64)
+
+
+def test_the_published_list_of_resnet50_has_52_taps(resnet50):
+    names = [tap.name for tap in select(resnet50, "paper")]
+    inside = [
+        f"layer{k}.{unit}.act{i}" for k, n in ((1, 3), (2, 4), (3, 6), (4, 3)) for unit in range(n) for i in (1, 2, 3)
+    ]
+    assert names == ["act1", *inside, "layer4", "global_pool", "fc"]
+    assert len(names) == 52
+    assert resnet50.tap("layer4").shape == resnet50.tap("layer4.2.act3").shape == (2048, 2, 2)
+
+
+def test_the_published_list_of_vit_b16_has_53_taps(vit):
+    names = [tap.name for tap in select(vit, "paper")]
+    inside = [f"blocks.{k}.{part}" for k in range(12) for part in ("norm1", "attn", "mlp.act", "mlp")]
+    assert names == ["patch_embed", "pos_drop", *inside, "norm", "fc_norm", "head_drop"]
+    assert len(names) == 53
+
+
+def test_blocks_and_globs(resnet50, vit):
+    assert [tap.name for tap in select(vit, "blocks")] == [*(f"blocks.{k}" for k in range(12)), "fc_norm"]
+    assert len(select(resnet50, "blocks")) == 17
+    assert [tap.name for tap in select(resnet50, "layer1.0,act1,*.1.act3")][:3] == ["act1", "layer1.0", "layer1.1.act3"]
+    assert select(resnet50, "all") == resnet50.taps
+    with pytest.raises(BackboneError, match="near names"):
+        select(resnet50, ["layer9.*"])
+
+
+def test_asked_taps_are_the_backbones_taps():
+    backbone = load_backbone("timm/resnet18", weights=False, precision="float32", image_size=64, taps="blocks")
+    assert len(backbone.taps) == 9
+    assert backbone.tap("layer1.0.bn2").shape == (64, 16, 16)
+
+
+def test_operations_grow_with_depth_and_end_at_the_whole(resnet50):
+    counts = flops(resnet50)
+    depth = [counts[tap.name] for tap in resnet50.taps if "downsample" not in tap.name]
+    assert depth == sorted(depth)
+    assert depth[-1] == counts[""]
+    stem = 2 * 64 * 3 * 7 * 7 * 32 * 32
+    assert counts["act1"] == stem
+    assert flops_of(resnet50, ["act1", "layer1.0"]) == counts["layer1.0.act3"]
+
+
+def test_a_budget_keeps_what_it_reaches(resnet50):
+    counts = flops(resnet50)
+    half = cut(resnet50, 0.5)
+    assert {tap.name for tap in half} == {tap.name for tap in resnet50.taps if counts[tap.name] <= 0.5 * counts[""]}
+    assert cut(resnet50, 1.0) == resnet50.taps
+    with pytest.raises(BackboneError, match="no tap"):
+        cut(resnet50, 1e-6)
+
+
+def test_a_file_with_a_card(tmp_path):
+    import timm
+
+    torch.manual_seed(0)
+    module = timm.create_model("resnet18", num_classes=0).eval()
+    state = {
+        name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in module.state_dict().items()
+    }
+    save_file(state, tmp_path / "net.safetensors")
+    card = {
+        "architecture": "resnet18", "model_args": {"num_classes": 0}, "mean": [0, 0, 0], "std": [1, 1, 1],
+        "input_size": [3, 64, 64], "interpolation": "bilinear", "crop_pct": 0.875,
+    }  # fmt: skip
+    path = f"file:{tmp_path / 'net.safetensors'}"
+    with pytest.raises(BackboneError, match=r"net\.json' is missing"):
+        load_backbone(path)
+    (tmp_path / "net.json").write_text(json.dumps(card))
+    backbone = load_backbone(path, precision="float32")
+    assert (backbone.prelogits, backbone.logits) == ("global_pool", None)
+    assert backbone.preprocess.size == (64, 64)
+    assert load_backbone(path, precision="float32", resize="crop").preprocess.crop_pct == 0.875
+    assert load_backbone(path, precision="float32", resize="crop").fingerprint != backbone.fingerprint
+    both = load_backbone(f"{path}+{path}", precision="float32", taps="blocks")
+    assert len(both.taps) == 2 * 9
+    (tmp_path / "net.json").write_text(json.dumps(card | {"architecture": "resnet34"}))
+    with pytest.raises(BackboneError, match="do not fit"):
+        load_backbone(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("efficientnet_lite1", "did you mean 'efficientnet_lite0'"),
+        ("resnet50", "did you mean 'timm/resnet50'"),
+        ("timm/resnet51", "near names: .*resnet50"),
+        ("torchvision/resnet51", "near names: .*resnet50"),
+        ("file:weights.pth", "expected a .safetensors"),
+        ("timm/", "no backbone id"),
+    ],
+)
+def test_unknown_ids_are_refused_with_near_names(name, message):
+    with pytest.raises(BackboneError, match=message):
+        load_backbone(name)
+
+
+def test_weights_that_cannot_be_had_say_how_to_get_them(monkeypatch):
+    import timm
+
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("offline")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(BackboneError, match=r"HF_HUB_OFFLINE.*safetensors.*--no-weights"):
+        load_backbone("timm/resnet18")
+
+
+def test_devices_and_precisions_that_are_not_here_are_refused():
+    with pytest.raises(BackboneError, match="available"):
+        load_backbone("efficientnet_lite0", device="xla")
+    with pytest.raises(BackboneError, match="GPU"):
+        load_backbone("efficientnet_lite0", precision="float16")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet18",
+        "densenet121",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("vit_b_16", "swin_t", "googlenet")),
+    ],
+)
+def test_torchvision(name):
+    backbone = load_backbone(f"torchvision/{name}", weights=False, precision="float32")
+    assert backbone.preprocess.mean == pytest.approx((0.485, 0.456, 0.406))
+    assert backbone.logits is not None
+    assert backbone.tap(backbone.logits).shape == (1000,)
+    assert backbone.tap(backbone.prelogits).channels in (512, 768, 1024)
+    assert len(backbone.taps) > 20
