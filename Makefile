@@ -14,7 +14,7 @@ install: $(STAMP) ## make .venv and install head2toe with everything a contribut
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[all,dev]"
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e ".[all,dev]"
 	touch $@
 
 demo: $(STAMP) ## fit Linear, All-l2 and Head2Toe on scikit-learn's digits with the bundled backbone

@@ -58,7 +58,8 @@ def test_the_python_of_the_readme(here, monkeypatch):
 @pytest.mark.parametrize("module", ["taps", "selection", "backbones"])
 def test_docstring_examples(module):
     loaded = importlib.import_module(f"head2toe.{module}")
-    names = {"np": np, **vars(loaded), **{n: getattr(importlib.import_module("head2toe.taps"), n) for n in ("Tap", "Pool")}}
+    taps = importlib.import_module("head2toe.taps")
+    names = {"np": np, **vars(loaded), "Tap": taps.Tap, "Pool": taps.Pool}
     result = doctest.testmod(loaded, extraglobs=names)
     assert result.attempted > 0
     assert result.failed == 0

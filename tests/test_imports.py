@@ -11,7 +11,7 @@ import head2toe
 
 SOURCE = Path(head2toe.__file__).parent
 ORDER = (
-    "errors", "taps", "images", "solvers", "table", "store", "backbones", "data", "extract", "selection", "gather",
+    "errors", "cells", "taps", "images", "solvers", "table", "store", "backbones", "data", "extract", "selection", "gather",
     "head", "apply", "methods", "present", "demo", "cli",
 )  # fmt: skip
 HEAVY = ("torch", "lance", "numba", "transformers", "timm", "torchvision", "ray", "sklearn", "pyarrow")
