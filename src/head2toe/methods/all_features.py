@@ -11,7 +11,7 @@ import numpy as np
 from head2toe.errors import DataError
 from head2toe.head import Head
 from head2toe.methods.design import Design, design_of
-from head2toe.methods.final import STRENGTHS, Layer, fit, fits_without, held_out_right
+from head2toe.methods.final import STRENGTHS, Layer, fit, right_without
 from head2toe.methods.outcome import Outcome, head_of
 from head2toe.methods.problem import Journal, Problem, prepare
 from head2toe.solvers import group_lasso, ridge
@@ -63,17 +63,12 @@ def cross_validated_ridge(problem: Problem, pool: Pool, journal: Journal) -> Out
     with journal.phase("select"):
         design = design_of(problem.table(pool))
         K = ridge.gram(list(design.blocks))
-        right = problem.over_folds(lambda held_out: _right_in_fold(K, problem, held_out))
+        right = problem.over_folds(lambda out: right_without(K, problem.labels, out, problem.n_classes))
         best = int(np.argmax(right))
     with journal.phase("fit"):
         layer = fit(list(design.blocks), K, problem.labels, STRENGTHS[best], problem.n_classes)
     settings = _settings(problem, pool) | {"l2_strength": float(STRENGTHS[best])}
     return Outcome(design, np.arange(design.n_features), layer, right[best] / problem.n_held_out, settings)
-
-
-def _right_in_fold(K: np.ndarray, problem: Problem, held_out: np.ndarray) -> np.ndarray:
-    fits = fits_without(K, problem.labels, held_out, problem.n_classes)
-    return held_out_right(K, problem.labels, held_out, fits)
 
 
 def _cross_validated_group_lasso(problem: Problem, pool: Pool, journal: Journal) -> Outcome:

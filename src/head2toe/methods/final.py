@@ -11,7 +11,7 @@ from head2toe.solvers.matrix import Matrix
 
 # strengths as shares of the mean squared norm of the centred rows, so that they mean the same for any features
 STRENGTHS = np.array([1e-2, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5])
-SCORING = 0  # the strength whose weights are relevance scores: a strong one, so that correlated features share
+SCORING = STRENGTHS[:1]  # its weights are relevance scores: a strong one, so that correlated features share
 TOLERANCE = 3e-2  # of the weights' norm; held-out labels settle long before
 FINAL_TOLERANCE = 1e-3
 MOST_STEPS = 100  # a strength, while choosing
@@ -26,14 +26,16 @@ class Layer:
     b: np.ndarray
 
 
-def fits_without(K: np.ndarray, labels: np.ndarray, held_out: np.ndarray, n_classes: int) -> ridge.RidgePath:
+def fits_without(
+    K: np.ndarray, labels: np.ndarray, held_out: np.ndarray, n_classes: int, strengths: np.ndarray = STRENGTHS
+) -> ridge.RidgePath:
     """Fits at every strength on the rows not in `held_out` (n,) bool, from inner products K (n, n) of all rows."""
     train = ~held_out
     K_train = K[np.ix_(train, train)].astype(np.float32)
     return ridge.path(
         K_train,
         labels[train],
-        STRENGTHS * scale_of(K_train),
+        strengths * scale_of(K_train),
         n_classes=n_classes,
         tol=TOLERANCE,
         max_iter=MOST_STEPS,
@@ -41,8 +43,13 @@ def fits_without(K: np.ndarray, labels: np.ndarray, held_out: np.ndarray, n_clas
     )
 
 
+def right_without(K: np.ndarray, labels: np.ndarray, held_out: np.ndarray, n_classes: int) -> np.ndarray:
+    """How many held-out rows the fits on the others get right at each strength: (len(STRENGTHS),) int64."""
+    return held_out_right(K, labels, held_out, fits_without(K, labels, held_out, n_classes))
+
+
 def held_out_right(K: np.ndarray, labels: np.ndarray, held_out: np.ndarray, fits: ridge.RidgePath) -> np.ndarray:
-    """How many held-out rows each strength gets right: (len(STRENGTHS),) int64."""
+    """How many held-out rows each of the fits gets right: (k,) int64."""
     logits = K[np.ix_(held_out, ~held_out)] @ fits.dual + fits.intercepts[:, None, :]
     return (logits.argmax(axis=2) == labels[held_out]).sum(axis=1)
 

@@ -12,7 +12,7 @@ import numpy as np
 from head2toe.errors import DataError
 from head2toe.head import Head
 from head2toe.methods.design import Design, design_of
-from head2toe.methods.final import STRENGTHS, fit, fits_without, held_out_right
+from head2toe.methods.final import STRENGTHS, fit, held_out_right, right_without
 from head2toe.methods.outcome import Outcome, head_of
 from head2toe.methods.problem import Journal, Problem, prepare
 from head2toe.methods.relevance import LADDER, Criterion, kept_sets
@@ -102,7 +102,7 @@ def _cross_validated(problem: Problem, pool: Pool, settings: Head2Toe) -> _Choic
     if settings.keep is None:
         last = design.of_tap(problem.backbone.prelogits)
         K = ridge.gram(design.features(last))
-        right = problem.over_folds(lambda held_out: _right_on(K, problem, held_out))
+        right = problem.over_folds(lambda out: right_without(K, problem.labels, out, problem.n_classes))
         choices.append(replace(_best(pool, len(last), right / problem.n_held_out), probe=True))
     return max(choices, key=_Choice.merit)
 
@@ -111,11 +111,6 @@ def _best(pool: Pool, count: int, accuracy: np.ndarray) -> _Choice:
     """The best of the strengths, whose held-out accuracies are (len(STRENGTHS),)."""
     choices = [_Choice(pool, float(s), count, float(a)) for s, a in zip(STRENGTHS, accuracy, strict=True)]
     return max(choices, key=_Choice.merit)
-
-
-def _right_on(K: np.ndarray, problem: Problem, held_out: np.ndarray) -> np.ndarray:
-    fits = fits_without(K, problem.labels, held_out, problem.n_classes)
-    return held_out_right(K, problem.labels, held_out, fits)
 
 
 def _right(

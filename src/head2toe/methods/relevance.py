@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 
 from head2toe.methods.design import Design
-from head2toe.methods.final import SCORING, fits_without
+from head2toe.methods.final import SCORING, STRENGTHS, fits_without
 from head2toe.selection import n_kept, ranking
 from head2toe.solvers import group_lasso, ridge
 
@@ -73,12 +73,13 @@ def _by_elimination(
         if count < design.n_features:
             features = design.features(index)
             K = ridge.gram(features)
-        fits = fits_without(K, labels, held_out, n_classes)
+        judged = count in counts and held_out.any()  # else the weights that give relevance are all that is needed
+        fits = fits_without(K, labels, held_out, n_classes, STRENGTHS if judged else SCORING)
         if count in counts:
             yield Kept(index, K, fits)
         if following:
             weights = ridge.weights(
-                list(design.blocks) if features is None else features, _padded(fits.dual[SCORING], held_out)
+                list(design.blocks) if features is None else features, _padded(fits.dual[0], held_out)
             )
             index = np.sort(index[ranking(np.linalg.norm(weights, axis=1))[:following]])
 
