@@ -20,7 +20,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +64,10 @@ def synthetic(n: int, n_features: int, n_classes: int, dtype: str, seed: int = 0
     logits = 6 * factors @ rng.standard_normal((rank, n_classes)) / np.sqrt(rank)
     y = (logits + rng.gumbel(size=(n, n_classes))).argmax(1)
     return X, np.unique(y, return_inverse=True)[1]
+
+
+def stored(file: Path) -> tuple[np.ndarray, np.ndarray]:
+    return np.load(file), np.load(file.with_name(f"{file.stem}_y.npy"))
 
 
 def objective(X: np.ndarray, y: np.ndarray, lam: float, active: np.ndarray, W: np.ndarray, b: np.ndarray) -> float:
@@ -114,7 +120,10 @@ def worker(which: str, folder: Path, tol: float) -> None:
     X, y = np.load(folder / "X.npy"), np.load(folder / "y.npy")
     lams = np.load(folder / "lams.npy") if (folder / "lams.npy").exists() else None
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    seconds, lams, solutions = (work_ours if which == "ours" else work_adelie)(X, y, lams, tol)
+    if which == "ours":
+        seconds, lams, solutions = work_ours(X, y, lams, tol)
+    else:
+        seconds, lams, solutions = work_adelie(X, y, np.load(folder / "lams.npy"), tol)
     gigabytes = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e6
     parts = {f"{kind}{i}": part for i, s in enumerate(solutions) for kind, part in zip("aWb", s, strict=True)}
     np.savez(folder / f"{which}.npz", lams=lams, seconds=seconds, gigabytes=gigabytes, **parts)
@@ -244,12 +253,13 @@ def main() -> None:
         return oracle(arguments)
     if arguments.out_of_core:
         return out_of_core(arguments.out_of_core)
-    problems = {name: lambda shape=shape: synthetic(*shape) for name, shape in SYNTHETIC.items()}
+    problems: dict[str, Callable[[], tuple[np.ndarray, np.ndarray]]] = {
+        name: partial(synthetic, *shape) for name, shape in SYNTHETIC.items()
+    }
     for file in sorted(arguments.features.glob("*.npy")) if arguments.features else []:
         if not file.stem.endswith("_y"):
-            labels = file.with_name(f"{file.stem}_y.npy")
-            problems[file.stem] = lambda file=file, labels=labels: (np.load(file), np.load(labels))
-    rows = []
+            problems[file.stem] = partial(stored, file)
+    rows: list[Row] = []
     print("| n x F, C | active | ours s | adelie s | ratio | ours GB | adelie GB | worst objective / adelie's - 1 |")
     for name, make in problems.items():
         if arguments.rows and not any(part in name for part in arguments.rows):
