@@ -23,7 +23,7 @@ def main() -> None:
     arguments = parser.parse_args()
     X, y = synthetic(arguments.rows, arguments.features, arguments.classes, "float32")
     folds = np.random.default_rng(0).permutation(len(y)) % 5
-    product, whole = [], []
+    product, whole, logits = [], [], np.zeros((8, len(y), arguments.classes))
     for _ in range(arguments.repeats):
         begun = time.perf_counter()
         scale = float(np.trace(X @ X.T)) / len(y)

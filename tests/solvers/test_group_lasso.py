@@ -16,7 +16,7 @@ def solve(problem, **settings):
     return group_lasso.path(problem.X, problem.y, n_lams=6, sample_weight=problem.weights, **settings)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(problems())
 def test_an_independent_duality_gap_proves_every_solution(problem):
     path = solve(problem, tol=1e-6)

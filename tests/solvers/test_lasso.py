@@ -9,7 +9,7 @@ from .problems import dense, duality_gap, fista, odd, problems
 PLAIN = odd("plain", 30, 40, 3, np.random.default_rng(0))
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(problems())
 def test_an_independent_duality_gap_proves_every_solution(problem):
     path = lasso.path(problem.X, problem.y, n_lams=4, tol=1e-6, sample_weight=problem.weights)

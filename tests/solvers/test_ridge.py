@@ -45,7 +45,7 @@ def test_the_gradient_is_as_small_as_the_residual_says():
 
 def test_folds_together_are_folds_alone():
     folds = np.random.default_rng(3).integers(0, 3, 40)
-    logits = ridge.cross_validate(ridge.gram(WIDE.X), WIDE.y, LAMS, folds, tol=1e-7)
+    logits = ridge.cross_validate(ridge.gram(WIDE.X), WIDE.y, LAMS, folds, tol=1e-5)
     for fold in range(3):
         keep = folds != fold
         path = ridge.path(ridge.gram(WIDE.X[keep]), WIDE.y[keep], LAMS, n_classes=4)

@@ -10,11 +10,11 @@ X = np.hstack((2.0 * np.eye(3)[Y], RNG.standard_normal((150, 5)))).astype(np.flo
 
 
 def test_it_learns_what_is_easy_the_same_way_twice():
-    W, b = sgd.fit([X[:, :4], X[:, 4:].astype(np.float16)], Y, n_classes=3, steps=200)
-    again, _ = sgd.fit([X[:, :4], X[:, 4:].astype(np.float16)], Y, n_classes=3, steps=200)
+    W, b = sgd.fit([X[:, :4], X[:, 4:].astype(np.float16)], Y, n_classes=3, steps=80)
+    again, _ = sgd.fit([X[:, :4], X[:, 4:].astype(np.float16)], Y, n_classes=3, steps=80)
     assert ((X @ W + b).argmax(1) == Y).mean() > 0.95
     np.testing.assert_array_equal(W, again)
-    assert not np.array_equal(W, sgd.fit(X, Y, n_classes=3, steps=200, seed=1)[0])
+    assert not np.array_equal(W, sgd.fit(X, Y, n_classes=3, steps=80, seed=1)[0])
 
 
 @pytest.mark.parametrize(
@@ -26,8 +26,8 @@ def test_it_learns_what_is_easy_the_same_way_twice():
     ],
 )
 def test_a_penalty_shrinks_what_it_penalises(penalty, size):
-    plain, _ = sgd.fit(X, Y, n_classes=3, steps=200)
-    small, _ = sgd.fit(X, Y, n_classes=3, steps=200, penalty=penalty, lam=0.1)
+    plain, _ = sgd.fit(X, Y, n_classes=3, steps=80)
+    small, _ = sgd.fit(X, Y, n_classes=3, steps=80, penalty=penalty, lam=0.1)
     assert size(small) < 0.8 * size(plain)
 
 

@@ -15,6 +15,7 @@ from head2toe.solvers.kernels import ENTRY, GROUP, descend
 from head2toe.solvers.targets import Targets
 
 MEMORY = 6  # iterates that the extrapolation combines
+PATIENCE = 25  # steps that have to lower the objective by more than rounding
 SWEEPS, SWEEP_TOL = 5, 1e-2
 SMALL, BLOCK = 8192, 64  # numbers in W up to which a sweep is one compiled call, and rows of a block beyond
 NEARLY = 0.03  # by how much a feature may exceed the strength for the duality gap to be worth computing
@@ -161,14 +162,15 @@ def solve(
     curvature = float((target.weights @ (state.P * (1.0 - state.P))).mean())
     past: list[tuple[State, np.ndarray]] = []
     gap, aim, model = np.inf, tol, None
+    earlier, rounding = np.inf, float(np.finfo(design.dtype).eps)
     for step in range(max_iter):
+        if step % PATIENCE == PATIENCE - 1:
+            if earlier - state.value(lam) <= rounding * abs(state.value(lam)):
+                break  # this precision has no more to give
+            earlier = state.value(lam)
         R = residual(state, target)
-        if model is not None:
-            G = model.X.T @ R
-            largest = float(row_norms(G, kind).max(initial=0.0))
-        if model is None or (
-            largest <= (1.0 + NEARLY) * lam and relative_gap(state, lam, largest, null, target) <= aim
-        ):
+        G = None if model is None else model.X.T @ R
+        if model is None or G is None or _small_gap(state, row_norms(G, kind), lam, null, target, aim):
             G = design.X.T @ R
             sizes = row_norms(G, kind)
             gap = relative_gap(state, lam, float(sizes.max(initial=0.0)), null, target)
@@ -176,13 +178,18 @@ def solve(
                 return state, gap, step
             wanted = np.flatnonzero((sizes > lam) | state.W.any(1))
             aim = 0.5 * aim if model is not None and np.isin(wanted, model.rows).all() else tol
-            model = _Model.of(design, wanted)
-            G = G[wanted]
+            model, G = _Model.of(design, wanted), G[wanted]
         after, curvature, raised = _proximal_step(model, state, lam, target, kind, R, G, curvature)
         past = [] if raised else past[-MEMORY + 1 :]
         past.append((after, after.Z - state.Z))
         state = _extrapolate(past, lam, target, kind)
     return state, gap, max_iter
+
+
+def _small_gap(state: State, sizes: np.ndarray, lam: float, null: float, target: Targets, aim: float) -> bool:
+    """Whether the gap among features of these gradient norms is at most `aim`; hopeless cases cost nothing."""
+    largest = float(sizes.max(initial=0.0))
+    return largest <= (1.0 + NEARLY) * lam and relative_gap(state, lam, largest, null, target) <= aim
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,8 +268,9 @@ def _extrapolate(past: list[tuple[State, np.ndarray]], lam: float, target: Targe
     products /= np.trace(products) + np.finfo(float).tiny
     mix = np.linalg.solve(products + 1e-8 * np.eye(len(past)), np.ones(len(past)))
     mix = (mix / mix.sum()).astype(latest.W.dtype)
-    W = sum(m * s.W for m, (s, _) in zip(mix, past, strict=True))
-    b = sum(m * s.b for m, (s, _) in zip(mix, past, strict=True))
-    Z = sum(m * s.Z for m, (s, _) in zip(mix, past, strict=True))
+    states = [state for state, _ in past]
+    W = np.tensordot(mix, np.stack([state.W for state in states]), 1)
+    b = np.tensordot(mix, np.stack([state.b for state in states]), 1)
+    Z = np.tensordot(mix, np.stack([state.Z for state in states]), 1)
     mixed = evaluate(W, b, Z, target, kind)
     return mixed if mixed.value(lam) < latest.value(lam) else latest

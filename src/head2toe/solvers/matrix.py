@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -22,11 +22,6 @@ class ColumnBlock(Protocol):
 
     def __getitem__(self, key: tuple[slice, slice | np.ndarray], /) -> np.ndarray: ...
 
-
-if TYPE_CHECKING:
-    Matrix = np.ndarray | torch.Tensor | ColumnBlock | Sequence[np.ndarray | torch.Tensor | ColumnBlock]
-else:
-    Matrix = object  # checked by `columns`, which names what it got
 
 CHUNK_BYTES = 64 << 20
 BUFFER_BYTES = 8 << 20  # converted columns are multiplied while they are still in the cache
@@ -108,7 +103,14 @@ class Columns:
         return out
 
 
-def columns(X: Matrix | Columns) -> Columns:
+if TYPE_CHECKING:
+    Block = np.ndarray | torch.Tensor | ColumnBlock
+    Matrix = Block | list[Block] | tuple[Block, ...] | Columns
+else:
+    Matrix = object  # checked by `columns`, which names what it got
+
+
+def columns(X: Matrix) -> Columns:
     """`X` as tap blocks: (n, F) numpy or torch of any float dtype, or a sequence of such blocks with equal n."""
     if isinstance(X, Columns):
         return X
@@ -195,7 +197,8 @@ def _gather(block: np.ndarray | torch.Tensor | ColumnBlock, index: np.ndarray, d
 
 def _forget(block: object) -> None:
     """Drop the pages of a memory map that were just read: they would count as this process's memory."""
-    if isinstance(block, np.memmap) and block._mmap is not None:
+    mapping = getattr(block, "_mmap", None) if isinstance(block, np.memmap) else None
+    if mapping is not None:
         import mmap
 
-        block._mmap.madvise(mmap.MADV_DONTNEED)
+        mapping.madvise(mmap.MADV_DONTNEED)

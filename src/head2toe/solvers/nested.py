@@ -125,7 +125,7 @@ def _solve(
     inner, gap = 0.5 * tol, np.inf
     for _ in range(ROUNDS):
         wanted = np.union1d(point.taps, np.flatnonzero(penalty.per_tap(point.norms) > lam)).astype(np.int64)
-        index = np.concatenate([np.arange(X.offsets[t], X.offsets[t + 1]) for t in wanted] or [point.taps])
+        index = np.concatenate([np.arange(int(X.offsets[t]), int(X.offsets[t + 1])) for t in wanted] or [point.taps])
         W = np.zeros((len(index), point.W.shape[1]))
         W[np.repeat(np.isin(wanted, point.taps), np.diff(X.offsets)[wanted])] = point.W
         raw = X.take(index)

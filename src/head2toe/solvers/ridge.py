@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from head2toe.errors import DataError, FeatureError, NotConvergedError
-from head2toe.solvers.matrix import Columns, Matrix, columns, refuse_non_finite
+from head2toe.solvers.matrix import Matrix, columns, refuse_non_finite
 from head2toe.solvers.targets import ABSENT, check_weights, targets
 
 MEMORY = 12  # pairs of steps that L-BFGS remembers
@@ -185,7 +185,7 @@ def cross_validate(
     return logits
 
 
-def weights(X: Matrix | Columns, dual: Float[np.ndarray, "n C"]) -> Float[np.ndarray, "F C"]:
+def weights(X: Matrix, dual: Float[np.ndarray, "n C"]) -> Float[np.ndarray, "F C"]:
     """W = X' dual, (F, C) float32: the weights of a row-space solution."""
     X = columns(X)
     out = np.empty((X.n_features, dual.shape[1]), np.float32)
@@ -263,6 +263,7 @@ def _minimise(
     residual = problem.residual(P)
     g = problem.gradient(residual) + penalty * U
     pairs: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    error = np.full(len(value), np.inf)
     for step in range(max_iter + 1):
         error = np.sqrt(_dot(g, g)) / np.maximum(np.sqrt(_dot(penalty * U, penalty * U)), 1e-3 * lam * tol + 1e-12)
         if (error <= tol).all() or (step == max_iter and not strict):
@@ -312,13 +313,18 @@ def _search(
     t, rounding = np.ones(len(value), U.dtype), 50 * np.finfo(U.dtype).eps
     flat, bend = _dot(penalty * U, D), 0.5 * _dot(penalty * D, D)
     base = 0.5 * _dot(penalty * U, U)
-    for _ in range(40):
+
+    def at(t: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         loss, P = problem.softmax(Z + t[:, None] * ZD)
-        new_value = loss + base + t * flat + t * t * bend
+        return loss, P, loss + base + t * flat + t * t * bend
+
+    loss, P, new_value = at(t)
+    for _ in range(40):
         failed = new_value > value + 1e-4 * t * slope + rounding * np.abs(value)
         if not failed.any():
             break
         t = np.where(failed, 0.5 * t, t)
+        loss, P, new_value = at(t)
     return t, loss, P, new_value
 
 

@@ -20,7 +20,7 @@ from head2toe.solvers.matrix import Columns
 from head2toe.solvers.targets import Targets, all_classes
 
 ROUNDS = 60  # products over all features at one strength before giving up
-FINE = 1e-5  # duality gaps below this need float64 on the gathered columns
+FINE = 5e-5  # duality gaps below this need float64 on the gathered columns
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +138,14 @@ class _Track:
         self.design.add(index, raw)
         self.W = np.vstack((self.W, np.zeros((len(index), self.W.shape[1]), self.W.dtype)))
 
+    def sharpen(self, X: Columns) -> None:
+        """Go on in float64, because float32 did not get to the tolerance."""
+        if self.design.dtype is not np.float64:
+            index = self.design.index
+            self.design = engine.Design(self.target.weights, np.float64)
+            self.design.add(index, X.take(index))
+            self.W = self.W.astype(np.float64)
+
     def solve(self, lam: float, tol: float, settings: Settings) -> None:
         """Solve on the gathered columns; logits are then computed anew, because the steps only added to them."""
         start = engine.start(self.design, self.W, self.b, self.target, settings.kind)
@@ -191,6 +199,9 @@ def _advance(X: Columns, tracks: list[_Track], lam: float, settings: Settings) -
         if not rest:
             return
         if not any(len(track.wanted) for track in rest):
+            for track in rest:
+                if tol < 0.5 * settings.tol:
+                    track.sharpen(X)
             tol *= 0.3
         tracks = rest
     raise NotConvergedError(
