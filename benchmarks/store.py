@@ -67,7 +67,7 @@ def one_task(folder: Path, repeats: int) -> list[tuple[str, float, int]]:
     def write_raw() -> None:
         with (folder / "raw").open("wb") as file:
             for block in data.values():
-                file.write(block)
+                file.write(block.data)
 
     def read_maps() -> None:
         for i in range(len(taps)):
@@ -76,7 +76,7 @@ def one_task(folder: Path, repeats: int) -> list[tuple[str, float, int]]:
     def read_raw() -> None:
         into = np.empty(size, np.uint8)
         with (folder / "raw").open("rb", buffering=0) as file:
-            while file.readinto(into):
+            while file.readinto(into.data):
                 pass
 
     store = FeatureStore(folder / "store")

@@ -52,8 +52,10 @@ class ImagePreprocess:
                 f"ImagePreprocess: 'squash' keeps the whole picture, so crop_pct={self.crop_pct} cannot hold"
             )
 
-    def __call__(self, encoded: Encoded) -> UInt8[np.ndarray, "H W 3"]:
-        """The picture in RGB at `size`; DataError where it cannot be read."""
+    def __call__(self, encoded: Encoded | str, /) -> UInt8[np.ndarray, "H W 3"]:
+        """The picture in RGB at `size`; DataError where it cannot be read, or is text."""
+        if isinstance(encoded, str):
+            raise DataError("preprocess: expected the bytes of a picture or an array, got text; read the file first")
         image, resample = decode(encoded), Image.Resampling[self.interpolation.upper()]
         height, width = self.size
         if self.resize == "squash":

@@ -167,7 +167,7 @@ def _key(tensor: Tensor | None, trace: _Trace) -> Key | None:
     if tensor is None:
         return None
     trace.kept.append(tensor)
-    return tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.numel(), tensor._version
+    return tensor.untyped_storage().data_ptr(), int(tensor.storage_offset()), tensor.numel(), tensor._version
 
 
 def _roles(call: _Call) -> tuple[Role, ...]:
@@ -275,8 +275,8 @@ def _ends(trace: _Trace, sequence: int | None) -> tuple[Key | _Call | None, Key 
     if classifiers and len(root.shape) == 2:
         shown = classifiers[0].taken in trace.makers
         return (classifiers[0].taken if shown else classifiers[0]), root.made
-    pooler = isinstance(trace.result, Mapping) and sequence is None  # a text's mean token says more than its pooler
-    pooled = first_tensor(trace.result.get("pooler_output")) if pooler else None
+    result: object = None if sequence is not None else trace.result  # a text's mean token says more than its pooler
+    pooled = first_tensor(result.get("pooler_output")) if isinstance(result, Mapping) else None
     key = _key(pooled, trace)
     return (key if key in trace.makers else root.made), None
 

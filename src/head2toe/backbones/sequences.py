@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from head2toe.backbones.core import Batch, Precision
 from head2toe.errors import BackboneError, DataError
 
 if TYPE_CHECKING:
-    from transformers import FeatureExtractionMixin, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,24 @@ class TextFeed:
         return np.full(self.max_length, self.some_token, np.int64)
 
 
+@runtime_checkable
+class Extractor(Protocol):
+    """What transformers' feature extractors of sound have in common; their base class does not say it.
+
+    `sampling_rate` in Hz; the first of `model_input_names` is the sound, (1, T) or (1, frames, bins).
+    """
+
+    sampling_rate: int
+    model_input_names: list[str]
+    return_attention_mask: bool
+
+    def __call__(
+        self, raw_speech: np.ndarray, *, sampling_rate: int, return_tensors: str
+    ) -> Mapping[str, np.ndarray]: ...
+
+    def to_json_string(self) -> str: ...
+
+
 @dataclass(frozen=True)
 class Features:
     """Sound to what the model's feature extractor makes of it: a waveform (T,) or a spectrogram, float32.
@@ -77,12 +95,12 @@ class Features:
             raise DataError(f"sound: expected mono samples (T,), got {wave.shape}; average the channels first")
         return self._extracted(wave, read_extractor(self.source, self.trust_remote_code))
 
-    def example(self, extractor: FeatureExtractionMixin) -> np.ndarray:
+    def example(self, extractor: Extractor) -> np.ndarray:
         """What one full window of noise becomes."""
         noise = np.random.default_rng(0).normal(0.0, 0.1, self.samples or 10 * self.rate)
         return self._extracted(noise.astype(np.float32), extractor)
 
-    def _extracted(self, wave: np.ndarray, extractor: FeatureExtractionMixin) -> np.ndarray:
+    def _extracted(self, wave: np.ndarray, extractor: Extractor) -> np.ndarray:
         wave = wave[: self.samples] if self.samples else wave
         made = extractor(wave, sampling_rate=self.rate, return_tensors="np")
         return np.asarray(made[extractor.model_input_names[0]][0], np.float32)
@@ -155,8 +173,15 @@ def read_tokenizer(source: str, trust_remote_code: bool) -> PreTrainedTokenizerF
 
 
 @cache
-def read_extractor(source: str, trust_remote_code: bool) -> FeatureExtractionMixin:
+def read_extractor(source: str, trust_remote_code: bool) -> Extractor:
     """The feature extractor of a model, once per process."""
     from transformers import AutoFeatureExtractor
 
-    return AutoFeatureExtractor.from_pretrained(source, trust_remote_code=trust_remote_code)
+    return of_sound(AutoFeatureExtractor.from_pretrained(source, trust_remote_code=trust_remote_code))
+
+
+def of_sound(extractor: object) -> Extractor:
+    """`extractor` itself; BackboneError where it is none for sound."""
+    if not isinstance(extractor, Extractor):
+        raise BackboneError(f"sound: expected a feature extractor of waveforms, got {type(extractor).__name__}")
+    return extractor

@@ -98,9 +98,9 @@ def _wrap(name: str, architecture: str, module: nn.Module, pixels: ImagePreproce
 
 def _pixels(module: nn.Module, options: Options) -> ImagePreprocess:
     """The model's own configuration; where a model takes any size, what it was tested with."""
-    import timm.data
+    from timm.data.config import resolve_model_data_config
 
-    config = timm.data.resolve_model_data_config(module)
+    config = resolve_model_data_config(module)
     height, width = config["input_size"][-2:]
     mode = config["interpolation"]
     known = mode if mode in ("bilinear", "bicubic", "nearest", "lanczos", "box", "hamming") else "bicubic"

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Literal, cast
 from head2toe.backbones.build import Options, build
 from head2toe.backbones.core import Backbone, Batch
 from head2toe.backbones.feeds import PixelFeed
-from head2toe.backbones.sequences import AudioFeed, Features, TextFeed, Tokens, read_extractor, read_tokenizer
+from head2toe.backbones.sequences import (
+    AudioFeed,
+    Extractor,
+    Features,
+    TextFeed,
+    Tokens,
+    of_sound,
+    read_extractor,
+    read_tokenizer,
+)
 from head2toe.errors import BackboneError, MissingExtraError
 from head2toe.images import ImagePreprocess, Interpolation
 
@@ -74,13 +83,13 @@ def _config(source: str, options: Options) -> PretrainedConfig:
 
 
 def _modality(config: PretrainedConfig) -> Literal["image", "text", "audio"]:
-    from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES
-    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+    from transformers import FEATURE_EXTRACTOR_MAPPING, IMAGE_PROCESSOR_MAPPING
 
-    kind = config.model_type
-    if kind in IMAGE_PROCESSOR_MAPPING_NAMES or hasattr(config, "vision_config") or hasattr(config, "image_size"):
+    kind = type(config)
+    seen = IMAGE_PROCESSOR_MAPPING.get(kind, None) is not None
+    if seen or hasattr(config, "vision_config") or hasattr(config, "image_size"):
         return "image"
-    return "audio" if kind in FEATURE_EXTRACTOR_MAPPING_NAMES else "text"
+    return "text" if FEATURE_EXTRACTOR_MAPPING.get(kind, None) is None else "audio"
 
 
 def _module(source: str, config: PretrainedConfig, options: Options) -> PreTrainedModel:
@@ -160,7 +169,8 @@ def _text(source: str, text: str, module: PreTrainedModel, options: Options) -> 
     tokens = Tokens(source, _signed(tokenizer.backend_tokenizer.to_str()), length, options.trust_remote_code)
     example = tokens("a")
     prefix = int(tokenizer.cls_token_id is not None and example[0] == tokenizer.cls_token_id)
-    feed = TextFeed(length, int(tokenizer.pad_token_id or 0), int(example[-1]))
+    pad = tokenizer.pad_token_id
+    feed = TextFeed(length, pad if isinstance(pad, int) else 0, int(example[-1]))
     return build(f"hf/{source}", text, module, tokens, feed, options, prefix_tokens=prefix, sequence=length)
 
 
@@ -177,7 +187,7 @@ def _audio(source: str, text: str, module: PreTrainedModel, options: Options) ->
     if options.weights or Path(source).joinpath("preprocessor_config.json").exists():
         extractor = read_extractor(source, options.trust_remote_code)
     else:
-        extractor = FEATURE_EXTRACTOR_MAPPING[type(module.config)]()
+        extractor = _new_extractor(FEATURE_EXTRACTOR_MAPPING[type(module.config)])
     rate = int(extractor.sampling_rate)
     samples = _SECONDS * rate if kernel else 0
     features = Features(source, _signed(extractor.to_json_string()), rate, samples, options.trust_remote_code)
@@ -188,6 +198,12 @@ def _audio(source: str, text: str, module: PreTrainedModel, options: Options) ->
     return build(
         f"hf/{source}", text, module, features, feed, options, sequence=feed.frames(samples) if kernel else None
     )
+
+
+def _new_extractor(kind: object) -> Extractor:
+    """An extractor with its default settings, where there are no files."""
+    assert isinstance(kind, type)
+    return of_sound(kind())
 
 
 def _signed(text: str) -> str:
