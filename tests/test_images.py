@@ -208,6 +208,11 @@ def test_settings_that_contradict_are_refused(wrong):
         ImagePreprocess(**{"size": (8, 8), "mean": MEAN, "std": STD} | wrong)
 
 
+def test_text_is_no_picture():
+    with pytest.raises(DataError, match="got text"):
+        ImagePreprocess((8, 8), (0.5,) * 3, (0.5,) * 3)("cat.jpg")
+
+
 def test_preprocess_travels_to_worker_processes():
     preprocess = ImagePreprocess((8, 8), MEAN, STD)
     assert pickle.loads(pickle.dumps(preprocess)) == preprocess

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 
@@ -29,6 +30,14 @@ def test_the_published_list_of_resnet50_has_52_taps(resnet50):
     assert names == ["act1", *inside, "layer4", "global_pool", "fc"]
     assert len(names) == 52
     assert resnet50.tap("layer4").shape == resnet50.tap("layer4.2.act3").shape == (2048, 2, 2)
+
+
+def test_a_resnet50_without_a_classifier_has_the_published_list_but_its_logits(resnet50):
+    headless = load_backbone(
+        timm.create_model("resnet50", num_classes=0), preprocess=resnet50.preprocess, precision="float32"
+    )
+    assert headless.logits is None
+    assert [tap.name for tap in select(headless, "paper")] == [tap.name for tap in select(resnet50, "paper")][:-1]
 
 
 def test_the_published_list_of_vit_b16_has_53_taps(vit):
@@ -73,8 +82,6 @@ def test_a_budget_keeps_what_it_reaches(resnet50):
 
 
 def test_a_file_with_a_card(tmp_path):
-    import timm
-
     torch.manual_seed(0)
     module = timm.create_model("resnet18", num_classes=0).eval()
     state = {

@@ -66,6 +66,7 @@ class _Call:
     own_axis: int | None = None
     axis: int | None = None
     end: int = 0
+    windows: bool = False
     roles: tuple[Role, ...] = ()
 
     @property
@@ -157,6 +158,9 @@ def _record(module: nn.Module, run: Callable[[], object]) -> _Trace:
             hooks.callback(part.register_forward_pre_hook(enter, with_kwargs=True).remove)
             hooks.callback(part.register_forward_hook(lambda part, args, output: after(part, output)).remove)
         trace.result = run()
+    for call in trace.calls:
+        square = len(call.shape) == 4 and _is_square_input(trace)
+        call.windows = square and _is_oblong(_layout(call, call.shape), call.shape)
     for call in trace.calls:  # only now are the outputs of the blocks around each call known
         call.roles = _roles(call)
     return trace
@@ -194,7 +198,8 @@ def _is_stage(call: _Call) -> bool:
 
 
 def _is_sum(call: _Call) -> bool:
-    return call.kind.block and all(child.made != call.made for child in call.children)
+    """Windows beside tokens are no taps: what is around them stands in."""
+    return call.kind.block and not call.windows and all(child.made != call.made for child in call.children)
 
 
 def _rows(call: _Call) -> list[_Call]:
@@ -285,7 +290,7 @@ def _namer(makers: list[_Call], roles: set[Role]) -> _Call:
     """The call to name a tensor after; the network's ends are wanted as vectors where some module returns them so."""
     if roles <= {"prelogits", "logits"}:
         makers = [call for call in makers if len(call.shape) == 2] or makers
-    call = makers[0]
+    call = next((call for call in makers if not call.windows), makers[0])
     for outer in call.above[:-1]:  # climb to just beneath the block
         if outer.made != call.made or outer.kind.block or outer.kind.container:
             break
@@ -308,10 +313,8 @@ def _tap(call: _Call, side: Side, trace: _Trace, lengths: set[int]) -> Tap | Non
     layout = _layout(call, shape)
     if layout is None or (layout == "NLC" and shape[1] not in lengths):
         return None
-    if layout in ("NCHW", "NHWC") and _is_square_input(trace):
-        height, width = shape[2:] if layout == "NCHW" else shape[1:3]
-        if height != width:
-            return None
+    if _is_square_input(trace) and _is_oblong(layout, shape):
+        return None
     return Tap(name, shape[1:], layout)
 
 
@@ -326,6 +329,13 @@ def _layout(call: _Call, shape: tuple[int, ...]) -> Layout | None:
     if shape[1] == shape[2] != shape[3]:
         return "NHWC"
     return "NCHW" if call.axis == 1 or call.axis is None or shape[2] == shape[3] != shape[1] else "NHWC"
+
+
+def _is_oblong(layout: Layout | None, shape: tuple[int, ...]) -> bool:
+    if layout not in ("NCHW", "NHWC"):
+        return False
+    height, width = shape[2:] if layout == "NCHW" else shape[1:3]
+    return height != width
 
 
 def _is_square_input(trace: _Trace) -> bool:

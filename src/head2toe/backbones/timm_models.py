@@ -113,7 +113,7 @@ def _resized(pixels: ImagePreprocess, options: Options, crop_pct: float) -> Imag
     return replace(pixels, size=size, resize=options.resize, crop_pct=crop_pct if options.resize == "crop" else 1.0)
 
 
-def _floats(values: list[float]) -> tuple[float, ...]:
+def _floats(values: list[float | int]) -> tuple[float, ...]:
     """JSON writes 0.0 as 0."""
     return tuple(float(value) for value in values)
 
