@@ -62,11 +62,11 @@ def cross_validated_ridge(problem: Problem, pool: Pool, journal: Journal) -> Out
     """The l2-regularised layer on all features of the problem's taps, at the best cross-validated strength."""
     with journal.phase("select"):
         design = design_of(problem.table(pool))
-        K = ridge.gram(list(design.blocks))
+        K = ridge.gram(design.blocks)
         right = problem.over_folds(lambda out: right_without(K, problem.labels, out, problem.n_classes))
         best = int(np.argmax(right))
     with journal.phase("fit"):
-        layer = fit(list(design.blocks), K, problem.labels, STRENGTHS[best], problem.n_classes)
+        layer = fit(design.blocks, K, problem.labels, STRENGTHS[best], problem.n_classes)
     settings = _settings(problem, pool) | {"l2_strength": float(STRENGTHS[best])}
     return Outcome(design, np.arange(design.n_features), layer, right[best] / problem.n_held_out, settings)
 
@@ -74,7 +74,7 @@ def cross_validated_ridge(problem: Problem, pool: Pool, journal: Journal) -> Out
 def _cross_validated_group_lasso(problem: Problem, pool: Pool, journal: Journal) -> Outcome:
     with journal.phase("select"):
         design = design_of(problem.table(pool))
-        blocks, labels = list(design.blocks), problem.labels
+        blocks, labels = design.blocks, problem.labels
         shares = np.geomspace(1.0, PATH_END, PATH_LENGTH)
         lams = shares * group_lasso.lam_max(blocks, labels, n_classes=problem.n_classes)
         right = problem.over_folds(lambda held_out: _right_on_path(design, problem, lams, held_out))
@@ -89,7 +89,7 @@ def _cross_validated_group_lasso(problem: Problem, pool: Pool, journal: Journal)
 def _right_on_path(design: Design, problem: Problem, lams: np.ndarray, held_out: np.ndarray) -> np.ndarray:
     """How many held-out rows each strength gets right: (len(lams),) int64."""
     path = group_lasso.path(
-        list(design.blocks),
+        design.blocks,
         problem.labels,
         lams,
         n_classes=problem.n_classes,

@@ -40,7 +40,7 @@ class Design:
 
     def features(self, index: np.ndarray) -> np.ndarray:
         """The columns `index` (k,) of the whole: (n, k) float32."""
-        return columns(list(self.blocks)).take(index, np.float32)
+        return columns(self.blocks).take(index, np.float32)
 
     def kept(self, index: np.ndarray) -> tuple[KeptTap, ...]:
         """The features `index`, in rising order, as columns of their taps; taps that keep nothing are left out."""

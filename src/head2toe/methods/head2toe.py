@@ -96,7 +96,7 @@ class _Choice:
 def _cross_validated(problem: Problem, pool: Pool, settings: Head2Toe) -> _Choice:
     design = design_of(problem.table(pool))
     counts = [n_kept(design.n_features, fraction) for fraction in settings.fractions]
-    whole = ridge.gram(list(design.blocks))
+    whole = ridge.gram(design.blocks)
     right = problem.over_folds(lambda held_out: _right(problem, design, whole, counts, settings, held_out))
     choices = [_best(pool, count, row / problem.n_held_out) for count, row in zip(counts, right, strict=True)]
     if settings.keep is None:
@@ -135,7 +135,7 @@ def _fitted(problem: Problem, chosen: _Choice, settings: Head2Toe) -> Outcome:
         index = design.of_tap(problem.backbone.prelogits)
     else:
         nobody = np.zeros(len(problem.labels), dtype=bool)
-        whole, counts = ridge.gram(list(design.blocks)), [chosen.count]
+        whole, counts = ridge.gram(design.blocks), [chosen.count]
         (kept,) = kept_sets(design, whole, problem.labels, problem.n_classes, nobody, counts, settings.criterion)
         index = kept.index
     features = design.features(index)

@@ -78,9 +78,7 @@ def _by_elimination(
         if count in counts:
             yield Kept(index, K, fits)
         if following:
-            weights = ridge.weights(
-                list(design.blocks) if features is None else features, _padded(fits.dual[0], held_out)
-            )
+            weights = ridge.weights(design.blocks if features is None else features, _padded(fits.dual[0], held_out))
             index = np.sort(index[ranking(np.linalg.norm(weights, axis=1))[:following]])
 
 
@@ -95,7 +93,7 @@ def _by_group_lasso(
     order = np.arange(design.n_features)
     if min(counts) < design.n_features:
         path = group_lasso.path(
-            list(design.blocks),
+            design.blocks,
             labels,
             n_classes=n_classes,
             n_lams=PATH_LENGTH,
