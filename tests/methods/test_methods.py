@@ -5,7 +5,8 @@ import pytest
 
 from head2toe.data import task_from_arrays
 from head2toe.errors import DataError
-from head2toe.head import load_head
+from head2toe.extract import view_of
+from head2toe.head import load_head, softmax
 from head2toe.methods import NAMES, method_named
 from head2toe.methods.all_features import AllFeatures
 from head2toe.methods.final import fits_without
@@ -37,6 +38,12 @@ class TestEveryMethod:
         inputs = [corners.test.source[i] for i in range(corners.test.n_rows)]
         right = again.predict_proba(inputs, network).argmax(1) == corners.test.labels
         assert right.mean() == pytest.approx(head.metrics.test_accuracy, abs=1e-12)
+
+    def test_probabilities_equal_those_from_stored_features(self, head, corners, network, store):
+        view = view_of(network, head.pools[0])
+        table = store.read(view, corners.test.ids, [kept.pooled.tap for kept in head.kept])
+        inputs = [corners.test.source[i] for i in range(corners.test.n_rows)]
+        assert np.allclose(head.predict_proba(inputs, network), softmax(head.logits_of(table)), atol=1e-5)
 
     def test_the_same_seed_gives_the_same_head(self, head, corners, network, store):
         again = method_named(head.provenance.method, target_sizes=[64], seed=3)
