@@ -10,11 +10,11 @@ X = np.hstack((2.0 * np.eye(3)[Y], RNG.standard_normal((150, 5)))).astype(np.flo
 
 
 def test_it_learns_what_is_easy_the_same_way_twice():
-    W, b = sgd.fit([X[:, :4], X[:, 4:].astype(np.float16)], Y, n_classes=3, steps=80)
-    again, _ = sgd.fit([X[:, :4], X[:, 4:].astype(np.float16)], Y, n_classes=3, steps=80)
+    W, b = sgd.fit([X[:, :4], X[:, 4:].astype(np.float16)], Y, n_classes=3, steps=80, lr=0.1)
+    again, _ = sgd.fit([X[:, :4], X[:, 4:].astype(np.float16)], Y, n_classes=3, steps=80, lr=0.1)
     assert ((X @ W + b).argmax(1) == Y).mean() > 0.95
     np.testing.assert_array_equal(W, again)
-    assert not np.array_equal(W, sgd.fit(X, Y, n_classes=3, steps=80, seed=1)[0])
+    assert not np.array_equal(W, sgd.fit(X, Y, n_classes=3, steps=80, lr=0.1, seed=1)[0])
 
 
 @pytest.mark.parametrize(
