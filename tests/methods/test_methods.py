@@ -89,6 +89,18 @@ def test_the_keep_fraction_is_kept(network, corners, store, criterion):
     assert head.metrics.test_accuracy > 0.8
 
 
+@pytest.mark.parametrize("scaling", ["none", "kept"])
+@pytest.mark.parametrize("keep", [0.1, 1.0])
+def test_scaling_after_selection_or_none_at_all(network, corners, store, scaling, keep):
+    head = Head2Toe(64, keep=keep, scaling=scaling).fit(network, corners, store, progress=False)
+    inputs = [corners.test.source[i] for i in range(corners.test.n_rows)]
+    right = head.predict_proba(inputs, network).argmax(1) == corners.test.labels
+    assert head.scaling == scaling
+    assert right.mean() == pytest.approx(head.metrics.test_accuracy, abs=1e-12)
+    assert abs(head.metrics.test_accuracy - head.metrics.cv_accuracy) < 0.2
+    assert head.metrics.test_accuracy > 0.8
+
+
 def test_a_target_size_is_chosen_among_several(network, corners, store):
     sizes = (0, 64)
     head = Head2Toe(sizes).fit(network, corners, store, progress=False)

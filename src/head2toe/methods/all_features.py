@@ -68,7 +68,8 @@ def cross_validated_ridge(problem: Problem, pool: Pool, journal: Journal) -> Out
     with journal.phase("fit"):
         layer = fit(design.blocks, K, problem.labels, STRENGTHS[best], problem.n_classes)
     settings = _settings(problem, pool) | {"l2_strength": float(STRENGTHS[best])}
-    return Outcome(design, np.arange(design.n_features), layer, right[best] / problem.n_held_out, settings)
+    everything = np.arange(design.n_features)
+    return Outcome(design, everything, layer, design.scale(everything), right[best] / problem.n_held_out, settings)
 
 
 def _cross_validated_group_lasso(problem: Problem, pool: Pool, journal: Journal) -> Outcome:
@@ -83,7 +84,7 @@ def _cross_validated_group_lasso(problem: Problem, pool: Pool, journal: Journal)
         path = group_lasso.path(blocks, labels, lams[: best + 1], n_classes=problem.n_classes, tol=TOLERANCE)
         index, W, b = path.coef(best)
     settings = _settings(problem, pool) | {"l21_strength": float(lams[best])}
-    return Outcome(design, index, Layer(W, b), right[best] / problem.n_held_out, settings)
+    return Outcome(design, index, Layer(W, b), design.scale(index), right[best] / problem.n_held_out, settings)
 
 
 def _right_on_path(design: Design, problem: Problem, lams: np.ndarray, held_out: np.ndarray) -> np.ndarray:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from head2toe.head import KeptTap
+from head2toe.solvers import ridge
 from head2toe.solvers.matrix import columns
 from head2toe.table import FeatureTable, Scaling, scaled
 from head2toe.taps import PooledTap
@@ -52,24 +54,68 @@ class Design:
             if b > a
         )
 
-    def to_scaled(self, index: np.ndarray, W: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def scale(self, index: np.ndarray) -> Scale:
+        """How the features `index` were standardised."""
+        return Scale(self.mean[index], self.inverse_deviation[index])
+
+    def inputs(self, index: np.ndarray) -> Inputs:
+        """What a layer on the features `index`, rising, reads; scaling="kept" scales them now that they are chosen."""
+        features, scale = self.features(index), self.scale(index)
+        if self.scaling != "kept":
+            return Inputs(features, scale)
+        known = scale.inverse_deviation > 0
+        deviation = np.divide(1.0, scale.inverse_deviation, out=np.zeros(len(index)), where=known)
+        raw = features * deviation.astype(np.float32) + scale.mean.astype(np.float32)
+        cuts = np.cumsum([0, *(len(kept.columns) for kept in self.kept(index))])
+        return _standardised(np.hstack([scaled(raw[:, a:b], slice(None), "kept") for a, b in pairwise(cuts)]))
+
+    def gram(self) -> np.ndarray:
+        """Inner products (n, n) of all rows in what a layer on all features reads."""
+        if self.scaling == "kept":
+            return ridge.gram(self.inputs(np.arange(self.n_features)).features)
+        return ridge.gram(self.blocks)
+
+
+@dataclass(frozen=True, eq=False)
+class Scale:
+    """How k features were standardised: `mean` and `inverse_deviation` (k,) float64, 0 for a constant feature."""
+
+    mean: np.ndarray
+    inverse_deviation: np.ndarray
+
+    def undo(self, W: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Weights (k, C) and intercepts (C,) on standardised features, rewritten for scaled ones, float32."""
-        weights = W * self.inverse_deviation[index, None]
-        return weights.astype(np.float32), (b - self.mean[index] @ weights).astype(np.float32)
+        weights = W * self.inverse_deviation[:, None]
+        return weights.astype(np.float32), (b - self.mean @ weights).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """Standardised features (n, k) float32 and how they came to be."""
+
+    features: np.ndarray
+    scale: Scale
 
 
 def design_of(table: FeatureTable, scaling: Scaling = "tap") -> Design:
-    """Scale and standardise a table's blocks."""
-    blocks, means, inverses = [], [], []
-    for block in table.blocks:
-        values = scaled(block, slice(None), scaling)
-        mean = values.mean(axis=0, dtype=np.float64)
-        values -= mean.astype(np.float32)
-        deviation = np.sqrt(np.einsum("ij,ij->j", values, values, dtype=np.float64) / len(values))
-        inverse = np.zeros_like(deviation)
-        np.divide(1.0, deviation, out=inverse, where=deviation > SMALLEST * deviation.max(initial=0.0))
-        values *= inverse.astype(np.float32)
-        blocks.append(values)
-        means.append(mean)
-        inverses.append(inverse)
-    return Design(table.taps, tuple(blocks), scaling, np.concatenate(means), np.concatenate(inverses))
+    """Scale and standardise a table's blocks; with scaling="kept" they are scaled when features are chosen."""
+    before: Scaling = "none" if scaling == "kept" else scaling
+    parts = [_standardised(scaled(block, slice(None), before)) for block in table.blocks]
+    return Design(
+        table.taps,
+        tuple(part.features for part in parts),
+        scaling,
+        np.concatenate([part.scale.mean for part in parts]),
+        np.concatenate([part.scale.inverse_deviation for part in parts]),
+    )
+
+
+def _standardised(values: np.ndarray) -> Inputs:
+    """Zero mean and unit deviation over the rows, in place; `values` is (n, k) float32."""
+    mean = values.mean(axis=0, dtype=np.float64)
+    values -= mean.astype(np.float32)
+    deviation = np.sqrt(np.einsum("ij,ij->j", values, values, dtype=np.float64) / len(values))
+    inverse = np.zeros_like(deviation)
+    np.divide(1.0, deviation, out=inverse, where=deviation > SMALLEST * deviation.max(initial=0.0))
+    values *= inverse.astype(np.float32)
+    return Inputs(values, Scale(mean, inverse))

@@ -18,6 +18,7 @@ from head2toe.methods.problem import Journal, Problem, prepare
 from head2toe.methods.relevance import LADDER, Criterion, kept_sets
 from head2toe.selection import n_kept
 from head2toe.solvers import ridge
+from head2toe.table import Scaling
 from head2toe.taps import Pool
 
 if TYPE_CHECKING:
@@ -32,12 +33,15 @@ class Head2Toe:
 
     Keep fraction, l2 strength and, where several are given, target size are chosen by cross-validation on train and
     validation rows; scores are recomputed inside every fold. Equal accuracies go to fewer features. Unless `keep` is
-    given, the last features alone are a candidate too: where they are best, the head is a linear probe.
+    given, the last features alone are a candidate too: where they are best, the head is a linear probe. `scaling` says
+    what each image's vector of a tap is divided by: the norm of the whole tap, that of its kept columns (as published,
+    after selection), or nothing.
     """
 
     target_size: int | Sequence[int] = 512
     keep: float | Sequence[float] | None = None
     criterion: Criterion = "elimination"
+    scaling: Scaling = "tap"
     folds: int = 5
     seed: int = 0
 
@@ -94,14 +98,14 @@ class _Choice:
 
 
 def _cross_validated(problem: Problem, pool: Pool, settings: Head2Toe) -> _Choice:
-    design = design_of(problem.table(pool))
+    design = design_of(problem.table(pool), settings.scaling)
     counts = [n_kept(design.n_features, fraction) for fraction in settings.fractions]
-    whole = ridge.gram(design.blocks)
+    whole = design.gram()
     right = problem.over_folds(lambda held_out: _right(problem, design, whole, counts, settings, held_out))
     choices = [_best(pool, count, row / problem.n_held_out) for count, row in zip(counts, right, strict=True)]
     if settings.keep is None:
         last = design.of_tap(problem.backbone.prelogits)
-        K = ridge.gram(design.features(last))
+        K = ridge.gram(design.inputs(last).features)
         right = problem.over_folds(lambda out: right_without(K, problem.labels, out, problem.n_classes))
         choices.append(replace(_best(pool, len(last), right / problem.n_held_out), probe=True))
     return max(choices, key=_Choice.merit)
@@ -130,21 +134,22 @@ def _right(
 
 
 def _fitted(problem: Problem, chosen: _Choice, settings: Head2Toe) -> Outcome:
-    design = design_of(problem.table(chosen.pool))
+    design = design_of(problem.table(chosen.pool), settings.scaling)
     if chosen.probe:
         index = design.of_tap(problem.backbone.prelogits)
     else:
         nobody = np.zeros(len(problem.labels), dtype=bool)
-        whole, counts = ridge.gram(design.blocks), [chosen.count]
+        whole, counts = design.gram(), [chosen.count]
         (kept,) = kept_sets(design, whole, problem.labels, problem.n_classes, nobody, counts, settings.criterion)
         index = kept.index
-    features = design.features(index)
-    layer = fit(features, ridge.gram(features), problem.labels, chosen.strength, problem.n_classes)
+    inputs = design.inputs(index)
+    layer = fit(inputs.features, ridge.gram(inputs.features), problem.labels, chosen.strength, problem.n_classes)
     described: dict[str, float | int | str] = {
         "keep": chosen.count / design.n_features,
         "target_size": chosen.pool.target_size,
         "l2_strength": chosen.strength,
         "criterion": "last features" if chosen.probe else settings.criterion,
+        "scaling": settings.scaling,
         "folds": problem.n_folds,
     }
-    return Outcome(design, index, layer, chosen.accuracy, described)
+    return Outcome(design, index, layer, inputs.scale, chosen.accuracy, described)

@@ -8,18 +8,19 @@ import numpy as np
 
 from head2toe.extract import view_of
 from head2toe.head import Head, Metrics, Provenance
-from head2toe.methods.design import Design
+from head2toe.methods.design import Design, Scale
 from head2toe.methods.final import Layer
 from head2toe.methods.problem import Problem
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """A layer on the features `index` (k,), rising, of a design, and how it was chosen."""
+    """A layer on the features `index` (k,), rising, of a design, how they were standardised, and how it was chosen."""
 
     design: Design
     index: np.ndarray
     layer: Layer
+    scale: Scale
     cv_accuracy: float
     settings: dict[str, float | int | str]
 
@@ -27,7 +28,7 @@ class Outcome:
 def head_of(method: str, problem: Problem, outcome: Outcome) -> Head:
     """The head, with its accuracy on the test split where there is one."""
     backbone, design = problem.backbone, outcome.design
-    W, b = design.to_scaled(outcome.index, outcome.layer.W, outcome.layer.b)
+    W, b = outcome.scale.undo(outcome.layer.W, outcome.layer.b)
     head = Head(
         backbone=backbone.id,
         fingerprint=backbone.fingerprint,

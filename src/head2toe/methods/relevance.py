@@ -71,7 +71,7 @@ def _by_elimination(
     for count, following in zip(steps, [*steps[1:], 0], strict=True):
         features = None
         if count < design.n_features:
-            features = design.features(index)
+            features = design.inputs(index).features
             K = ridge.gram(features)
         judged = count in counts and held_out.any()  # else the weights that give relevance are all that is needed
         fits = fits_without(K, labels, held_out, n_classes, STRENGTHS if judged else SCORING)
@@ -104,7 +104,7 @@ def _by_group_lasso(
         order = ranking(path.scores())
     for count in sorted(counts, reverse=True):
         index = np.sort(order[:count])
-        K = whole if count == design.n_features else ridge.gram(design.features(index))
+        K = whole if count == design.n_features else ridge.gram(design.inputs(index).features)
         yield Kept(index, K, fits_without(K, labels, held_out, n_classes))
 
 
