@@ -128,6 +128,7 @@ def _orientation(image: Image.Image) -> int:
     """The EXIF orientation; a broken EXIF block says nothing about the pixels."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
+    # Pillow's EXIF reader raises anything on damaged tags, and the picture is still whole: it counts as upright
     except Exception:
         return 1
 

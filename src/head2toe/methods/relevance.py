@@ -67,18 +67,17 @@ def _by_elimination(
     smallest = min(counts)
     on_the_way = {n_kept(design.n_features, fraction) for fraction in LADDER}
     steps = sorted({count for count in on_the_way if count > smallest} | set(counts), reverse=True)
-    index, K = np.arange(design.n_features), whole
+    index = np.arange(design.n_features)
     for count, following in zip(steps, [*steps[1:], 0], strict=True):
-        features = None
-        if count < design.n_features:
-            features = design.inputs(index).features
-            K = ridge.gram(features)
+        everything = count == design.n_features
+        features = design.blocks if everything and design.scaling != "kept" else design.inputs(index).features
+        K = whole if everything else ridge.gram(features)
         judged = count in counts and held_out.any()  # else the weights that give relevance are all that is needed
         fits = fits_without(K, labels, held_out, n_classes, STRENGTHS if judged else SCORING)
         if count in counts:
             yield Kept(index, K, fits)
         if following:
-            weights = ridge.weights(design.blocks if features is None else features, _padded(fits.dual[0], held_out))
+            weights = ridge.weights(features, _padded(fits.dual[0], held_out))
             index = np.sort(index[ranking(np.linalg.norm(weights, axis=1))[:following]])
 
 
