@@ -12,7 +12,7 @@ import head2toe
 SOURCE = Path(head2toe.__file__).parent
 ORDER = (
     "errors", "cells", "taps", "images", "solvers", "table", "store", "backbones", "data", "extract", "selection",
-    "gather", "head", "apply", "methods", "present", "demo", "cli",
+    "gather", "head", "network", "apply", "methods", "bench", "present", "demo", "cli",
 )  # fmt: skip
 HEAVY = ("torch", "lance", "numba", "transformers", "timm", "torchvision", "ray", "sklearn", "pyarrow")
 ONLY_IN = {"lance": "store", "timm": "backbones", "torchvision": "backbones", "transformers": "backbones"}

@@ -1,0 +1,1 @@
+"""Suites of tasks, methods and seeds -> results; tables, figures, costs and the report."""

@@ -1,0 +1,71 @@
+"""One measured fit: a line of `results.jsonl`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from head2toe import __version__
+from head2toe.errors import DataError
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one method reached on one task with one backbone and seed, and what that cost.
+
+    Accuracies lie in [0, 1]; `cv_accuracy` is what the settings were chosen by. `kept` counts kept features per tap, in
+    order of depth; it is empty for a network that was trained whole. `seconds` and `flops` are per phase, counted for
+    the training images; `peak_bytes` is resident memory; `task_bytes` is what one more task costs on disk.
+    An `upper_bound` was chosen on test images, so it is no method to ship.
+    """
+
+    suite: str
+    task: str
+    group: str
+    backbone: str
+    method: str
+    seed: int
+    test_accuracy: float
+    cv_accuracy: float
+    n_train: int
+    n_test: int
+    n_classes: int
+    n_features: int
+    n_kept: int
+    kept: dict[str, int] = field(default_factory=dict)
+    settings: dict[str, float | int | str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    flops: dict[str, int] = field(default_factory=dict)
+    peak_bytes: int = 0
+    task_bytes: int = 0
+    backbone_bytes: int = 0
+    upper_bound: bool = False
+    version: str = __version__
+
+    @property
+    def key(self) -> tuple[str, str, str, str, int]:
+        """What tells results apart: a rerun of the same key is the same experiment."""
+        return self.suite, self.task, self.backbone, self.method, self.seed
+
+
+def read_results(path: Path) -> list[Result]:
+    """The results of a file of JSON lines, in its order; a last line that was cut short is passed over."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    results = []
+    for number, line in enumerate(lines, 1):
+        try:
+            results.append(Result(**json.loads(line)))
+        except (ValueError, TypeError) as error:
+            if number == len(lines) and isinstance(error, ValueError):
+                break
+            raise DataError(f"results: line {number} of {path} is no result ({error}); remove it") from error
+    return results
+
+
+def append_result(path: Path, results: Iterable[Result]) -> None:
+    """Add lines at the end of a file of results."""
+    with path.open("a") as file:
+        for result in results:
+            file.write(json.dumps(asdict(result)) + "\n")
