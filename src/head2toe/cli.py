@@ -95,6 +95,9 @@ def fit(
         list[float] | None, typer.Option(help="Fraction of features to keep; by default cross-validated.")
     ] = None,
     taps: Annotated[str, typer.Option(help="all, blocks, paper, or comma-separated globs.")] = "all",
+    max_flops: Annotated[
+        float | None, typer.Option(help="Read no tap beyond this share (0 to 1] of the network's operations.")
+    ] = None,
     folds: Annotated[int, typer.Option(help="Cross-validation folds; 1 uses the validation split.")] = 5,
     seed: Annotated[int, typer.Option(help="Seed of the folds.")] = 0,
     store: StoreOption = None,
@@ -114,7 +117,7 @@ def fit(
     chosen = method_named(method, target_sizes=target_size, keep=keep, folds=folds, seed=seed)
     journal = Journal()
     with journal.phase("load"):
-        loaded = load_backbone(backbone, device=device, precision=precision, taps=taps)
+        loaded = load_backbone(backbone, device=device, precision=precision, taps=taps, max_flops=max_flops)
         task = _task(data, skip_bad)
     head = chosen.fit(loaded, task, store, journal=journal)
     head.save_pretrained(out)

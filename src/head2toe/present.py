@@ -38,7 +38,8 @@ class TapRow:
 class FitReport:
     """The JSON object of `head2toe fit`; accuracies in [0, 1], seconds per phase, sizes in bytes.
 
-    Of `inputs` distinct images, `computed` went through the network; the others were in the store.
+    Of `inputs` distinct images, `computed` went through the network; the others were in the store. A prediction takes
+    `flops_share` of the network's operations, since it ends at the deepest kept tap.
     """
 
     method: str
@@ -55,6 +56,7 @@ class FitReport:
     seconds: dict[str, float]
     head_bytes: int
     backbone_bytes: int
+    flops_share: float
     inputs: int
     computed: int
 
@@ -92,6 +94,8 @@ def tap_table(title: str, rows: Sequence[TapRow]) -> Table:
 
 
 def fit_report(head: Head, backbone: Backbone, journal: Journal) -> FitReport:
+    from head2toe.backbones.select import flops, flops_of
+
     done = journal.extraction
     return FitReport(
         method=head.provenance.method,
@@ -108,6 +112,7 @@ def fit_report(head: Head, backbone: Backbone, journal: Journal) -> FitReport:
         seconds={phase: round(journal.seconds.get(phase, 0.0), 3) for phase in PHASES},
         head_bytes=head.n_bytes,
         backbone_bytes=backbone.n_bytes,
+        flops_share=flops_of(backbone, head.taps) / max(1, flops(backbone)[""]),
         inputs=done.total if done else 0,
         computed=done.computed if done else 0,
     )
@@ -123,6 +128,7 @@ def show_fit(report: FitReport, head: Head, out: Path) -> None:
         f"from {len(head.taps)} of {report.n_taps} taps",
         f"  head                      {report.head_bytes:,} bytes, {report.backbone_bytes / report.head_bytes:,.0f} "
         "times smaller than a fine-tuned copy",
+        f"  a prediction              {report.flops_share:.1%} of the network's operations, up to {head.taps[-1]}",
         f"  extraction                {report.computed:,} of {report.inputs:,} computed",
         "  seconds                   " + ", ".join(f"{k} {v:.1f}" for k, v in report.seconds.items()),
         f"saved to {out}; try: head2toe predict {out} IMAGE",

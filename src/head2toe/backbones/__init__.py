@@ -28,6 +28,7 @@ def load_backbone(
     resize: Literal["squash", "crop"] = "squash",
     image_size: int | None = None,
     taps: str | Sequence[str] = "all",
+    max_flops: float | None = None,
     preprocess: Preprocess | None = None,
     run: Run | None = None,
     trust_remote_code: bool = False,
@@ -36,14 +37,15 @@ def load_backbone(
 
     `precision` defaults to bfloat16 where the hardware has it fast; `weights=False` gives random weights, to list taps
     offline; `image_size` replaces the size that the weights were trained at; `taps` is a preset ("all", "blocks",
-    "paper"), a glob or a list of names and globs. A module needs `preprocess`; `run(module, batch)` adapts one that is
-    not simply called. BackboneError says what cannot be had.
+    "paper"), a glob or a list of names and globs; `max_flops` (0..1] leaves those that a pass of this share of the
+    network's operations reaches, for heads that must be quick. A module needs `preprocess`; `run(module, batch)` adapts
+    one that is not simply called. BackboneError says what cannot be had.
 
     >>> load_backbone("efficientnet_lite0").taps[0].name
     'bn1'
     """
     from head2toe.backbones import build as make
-    from head2toe.backbones.select import select
+    from head2toe.backbones.select import cut, select
 
     options = make.Options(_precision(precision, device), device, resize, image_size, weights, trust_remote_code)
     if isinstance(model, str):
@@ -55,7 +57,9 @@ def load_backbone(
         from head2toe.backbones.module import load_module
 
         backbone = load_module(model, preprocess, run, options)
-    return backbone if taps == "all" else replace(backbone, taps=select(backbone, taps))
+    if taps != "all":
+        backbone = replace(backbone, taps=select(backbone, taps))
+    return backbone if max_flops is None else replace(backbone, taps=cut(backbone, max_flops))
 
 
 _ID = r"efficientnet_lite0$|efficientnet_lite0\+|timm/|torchvision/|hf/|file:"

@@ -103,7 +103,7 @@ def _cross_validated(problem: Problem, pool: Pool, settings: Head2Toe) -> _Choic
     whole = design.gram()
     right = problem.over_folds(lambda held_out: _right(problem, design, whole, counts, settings, held_out))
     choices = [_best(pool, count, row / problem.n_held_out) for count, row in zip(counts, right, strict=True)]
-    if settings.keep is None:
+    if settings.keep is None and problem.backbone.prelogits in problem.tap_names:
         last = design.of_tap(problem.backbone.prelogits)
         K = ridge.gram(design.inputs(last).features)
         right = problem.over_folds(lambda out: right_without(K, problem.labels, out, problem.n_classes))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from head2toe.errors import BackboneError
 from head2toe.head import Head
 from head2toe.methods.all_features import cross_validated_ridge
 from head2toe.methods.outcome import head_of
@@ -36,6 +37,8 @@ class Linear:
         progress: bool = True,
     ) -> Head:
         """Fit a head on the train and validation rows. Raises DataError for labels that cannot be cross-validated."""
+        if backbone.prelogits not in {tap.name for tap in backbone.taps}:
+            raise BackboneError(f"linear: {backbone.id} was loaded without its last features '{backbone.prelogits}'")
         journal, pool = journal or Journal(), Pool(self.target_size)
         problem = prepare(
             backbone, task, store, [pool], taps=[backbone.prelogits],
