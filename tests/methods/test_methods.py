@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from head2toe.backbones.select import flops_of
 from head2toe.data import task_from_arrays
 from head2toe.errors import DataError
 from head2toe.extract import view_of
@@ -12,6 +13,7 @@ from head2toe.methods.all_features import AllFeatures
 from head2toe.methods.final import fits_without
 from head2toe.methods.head2toe import Head2Toe
 from head2toe.methods.linear import Linear
+from head2toe.methods.problem import Journal
 from head2toe.methods.relevance import Kept
 from head2toe.store import FeatureStore
 
@@ -154,3 +156,14 @@ def test_names_and_settings_are_checked():
         method_named("head2to")
     with pytest.raises(DataError, match="--keep"):
         method_named("linear", keep=[0.1])
+
+
+def test_a_journal_counts_operations_of_the_task_on_its_own(network, corners, store):
+    first, again = Journal(), Journal()
+    Linear(64).fit(network, corners, store, journal=first, progress=False)
+    Linear(64).fit(network, corners, store, journal=again, progress=False)
+    assert again.extraction is not None
+    assert again.extraction.computed == 0
+    assert first.flops == again.flops
+    assert first.flops["extract"] == 60 * flops_of(network, [network.prelogits])
+    assert first.flops["select"] > first.flops["fit"] > 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -78,8 +79,17 @@ def _per_network(backbone: Backbone) -> list[tuple[Network, list[tuple[str, Tap]
     ]
 
 
+_COUNTED: WeakKeyDictionary[Network, dict[str, int]] = WeakKeyDictionary()
+
+
 def _count(network: Network, backbone: Backbone) -> dict[str, int]:
-    """Operations of one input up to every name and alias, by one counted pass."""
+    """Operations of one input up to every name and alias; a network is counted once."""
+    if network not in _COUNTED:
+        _COUNTED[network] = _counted_pass(network, backbone)
+    return dict(_COUNTED[network])
+
+
+def _counted_pass(network: Network, backbone: Backbone) -> dict[str, int]:
     batch = network.feed.collate([network.feed.example()] * BATCH, backbone.device, "float32")
     counter = FlopCounterMode(display=False)
     reached: dict[tuple[str, str], list[int]] = {}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from head2toe.solvers import ridge
+from head2toe.solvers import ridge, work
 from head2toe.solvers.matrix import Matrix
 
 # strengths as shares of the mean squared norm of the centred rows, so that they mean the same for any features
@@ -50,6 +50,7 @@ def right_without(K: np.ndarray, labels: np.ndarray, held_out: np.ndarray, n_cla
 
 def held_out_right(K: np.ndarray, labels: np.ndarray, held_out: np.ndarray, fits: ridge.RidgePath) -> np.ndarray:
     """How many held-out rows each of the fits gets right: (k,) int64."""
+    work.product(int(held_out.sum()), fits.dual.shape[1], fits.dual[:, 0].size)
     logits = K[np.ix_(held_out, ~held_out)] @ fits.dual + fits.intercepts[:, None, :]
     return (logits.argmax(axis=2) == labels[held_out]).sum(axis=1)
 

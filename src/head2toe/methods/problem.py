@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from head2toe.errors import DataError
 from head2toe.extract import Extraction, extract, view_of
+from head2toe.solvers.work import counted
 from head2toe.store import FeatureStore, default_location
 from head2toe.table import FeatureTable
 from head2toe.taps import Pool
@@ -28,18 +29,25 @@ if TYPE_CHECKING:
 
 @dataclass
 class Journal:
-    """What a fit did: seconds spent in each named phase, and what extraction had to compute."""
+    """What a fit did: seconds and floating point operations of each named phase, and what extraction had to compute.
+
+    Operations of "extract" are those of the task on its own: every distinct training image once, in the store or not.
+    """
 
     seconds: dict[str, float] = field(default_factory=dict)
+    flops: dict[str, int] = field(default_factory=dict)
     extraction: Extraction | None = None
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        with counted() as work:
+            try:
+                yield
+            finally:
+                self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+                if work.flops:
+                    self.flops[name] = self.flops.get(name, 0) + work.flops
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,10 +115,12 @@ def prepare(
     progress: bool = True,
     journal: Journal | None = None,
 ) -> Problem:
-    """Check the labels, then extract what the store lacks.
+    """Check the labels, then extract what the store lacks, and count what the training images cost.
 
     Raises DataError for labels that no cross-validation can use, before the network runs.
     """
+    from head2toe.backbones.select import flops_of
+
     labels = np.concatenate([split.labels for split in training_splits(task)])
     assignment = fold_of(task, labels, folds, seed)
     opened = store if isinstance(store, FeatureStore) else FeatureStore(store or default_location())
@@ -119,6 +129,8 @@ def prepare(
     journal = journal or Journal()
     with journal.phase("extract"):
         journal.extraction = extract(backbone, splits, opened, list(pools), taps=names, progress=progress)
+    training = {id for split in training_splits(task) for id in split.ids}
+    journal.flops["extract"] = len(training) * flops_of(backbone, names)
     return Problem(backbone, task, opened, names, labels, assignment)
 
 

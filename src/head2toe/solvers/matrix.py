@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from head2toe.errors import FeatureError
+from head2toe.solvers import work
 
 if TYPE_CHECKING:
     import torch
@@ -68,6 +69,7 @@ class Columns:
         import torch
 
         dtype = torch.float64 if self.double else torch.float32
+        work.product(self.n_features, *R.shape)
         there: dict[torch.device, torch.Tensor] = {}
         for index, (block, start) in enumerate(zip(self.blocks, self.offsets, strict=False)):
             length, whole = int(block.shape[1]), _is(block, np.float64 if self.double else np.float32)

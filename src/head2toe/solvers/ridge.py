@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from head2toe.errors import DataError, FeatureError, NotConvergedError
+from head2toe.solvers import work
 from head2toe.solvers.matrix import Matrix, columns, refuse_non_finite
 from head2toe.solvers.targets import ABSENT, check_weights, targets
 
@@ -73,6 +74,7 @@ def gram(
     total = np.zeros((left.n, right.n))
     for block, first, a in left.chunks(dtype):
         b = a if right is left else right.take(np.arange(first, first + a.shape[1]), dtype)
+        work.product(left.n, a.shape[1], right.n)
         product = (a @ b.T).astype(np.float64)
         refuse_non_finite(product, first, a, block)
         if row_scale is not None:
@@ -93,6 +95,8 @@ def row_space(X: Matrix) -> RowSpace:
     mean = features.mean(0)
     offset = features @ mean
     features -= mean
+    work.product(X.n_features, X.n, 2 * X.n_features)
+    work.eigendecomposition(X.n_features)
     _, rotation = np.linalg.eigh(features.T @ features)
     return RowSpace(features @ rotation, offset)
 
@@ -101,6 +105,7 @@ def row_space_of_gram(K: Float[np.ndarray, "n n"]) -> RowSpace:
     """Coordinates of rows known only by their inner products K (n, n); float32 stays float32, for speed."""
     if not np.isfinite(K).all():
         raise FeatureError("ridge: the Gram matrix should be finite; look for NaN or infinite features")
+    work.eigendecomposition(len(K))
     offset = K.mean(1)
     values, vectors = _eigh(K - offset[:, None] - offset[None, :] + offset.mean())
     share = SMALLEST_IN_FLOAT32 if K.dtype == np.float32 else SMALLEST_EIGENVALUE
@@ -191,6 +196,7 @@ def weights(X: Matrix, dual: Float[np.ndarray, "n C"]) -> Float[np.ndarray, "F C
     out = np.empty((X.n_features, dual.shape[1]), np.float32)
     dtype = np.float64 if X.double else np.float32
     narrow = dual.astype(dtype)
+    work.product(X.n_features, X.n, dual.shape[1])
     for _, first, chunk in X.chunks(dtype):
         out[first : first + chunk.shape[1]] = chunk.T @ narrow
     return out
@@ -214,6 +220,7 @@ class _Problem:
 
     def logits(self, U: np.ndarray) -> np.ndarray:
         """(n, p, C)."""
+        work.product(*self.V.shape, self.absent.size)
         return (self.V @ U.reshape(len(U), -1)).reshape(-1, *self.absent.shape)
 
     def softmax(self, Z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -234,6 +241,7 @@ class _Problem:
         return P * self.w[:, :, None]
 
     def gradient(self, residual: np.ndarray) -> np.ndarray:
+        work.product(*self.V.shape, self.absent.size)
         return (self.V.T @ residual.reshape(len(residual), -1)).reshape(-1, *self.absent.shape)
 
 
