@@ -1,4 +1,4 @@
-"""The one compiled loop: block coordinate descent on a small quadratic model.
+"""The compiled loops: block coordinate descent on a small quadratic model, and a softmax with all that follows from it.
 
 Compiled on first use and cached on disk, once per float width.
 """
@@ -54,3 +54,36 @@ def descend(K, G, W, D, first, last, curvature, lam, kind):
                 for k in range(across.shape[0]):  # plain slices: this loop must vectorise
                     along[k] += scale * across[k]
     return gain
+
+
+@numba.njit(cache=True, error_model="numpy", nogil=True)
+def cross_entropy(Z, y, w, absent, residual, curvature):
+    """The weighted cross-entropy (p,) float64 of logits Z (n, p, C), by labels y (n,) and weights w (n, p).
+
+    Fills residual (n, p, C) = w (P - Y), the gradient in the logits, and curvature (p, C) = sum_i w P (1 - P). Classes
+    that are `absent` (p, C) have no probability.
+    """
+    n, n_weightings, n_classes = Z.shape
+    loss = np.zeros(n_weightings)
+    curvature[:] = 0.0
+    for i in range(n):
+        for p in range(n_weightings):
+            if w[i, p] == 0.0:
+                residual[i, p, :] = 0.0
+                continue
+            top = -np.inf
+            for c in range(n_classes):
+                if not absent[p, c] and Z[i, p, c] > top:
+                    top = Z[i, p, c]
+            total = 0.0
+            for c in range(n_classes):
+                share = Z.dtype.type(0.0) if absent[p, c] else np.exp(Z[i, p, c] - Z.dtype.type(top))
+                residual[i, p, c] = share
+                total += share
+            for c in range(n_classes):
+                share = residual[i, p, c] / total
+                curvature[p, c] += w[i, p] * share * (1.0 - share)
+                residual[i, p, c] = w[i, p] * share
+            residual[i, p, y[i]] -= w[i, p]
+            loss[p] += w[i, p] * (np.log(total) + top - Z[i, p, y[i]])
+    return loss

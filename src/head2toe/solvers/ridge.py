@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 
 from head2toe.errors import DataError, FeatureError, NotConvergedError
 from head2toe.solvers import work
+from head2toe.solvers.kernels import cross_entropy
 from head2toe.solvers.matrix import Matrix, columns, refuse_non_finite
 from head2toe.solvers.targets import ABSENT, check_weights, targets
 
@@ -223,22 +224,11 @@ class _Problem:
         work.product(*self.V.shape, self.absent.size)
         return (self.V @ U.reshape(len(U), -1)).reshape(-1, *self.absent.shape)
 
-    def softmax(self, Z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Cross-entropy (p,) and probabilities (n, p, C), zero for absent classes."""
-        Z = np.where(self.absent, -np.inf, Z)
-        top = Z.max(2, keepdims=True)
-        P = np.exp(Z - top)
-        total = P.sum(2, keepdims=True)
-        own = np.take_along_axis(Z, self.y[:, None, None], 2)
-        loss = np.where(self.w > 0, (np.log(total) + top - own)[..., 0], 0.0)
-        P /= total
-        return (self.w * loss).sum(0), P
-
-    def residual(self, P: np.ndarray) -> np.ndarray:
-        """w (P - Y): the gradient in the logits, (n, p, C)."""
-        P = P.copy()
-        P[np.arange(len(P)), :, self.y] -= 1.0
-        return P * self.w[:, :, None]
+    def at(self, Z: np.ndarray) -> _Loss:
+        """What the logits Z (n, p, C) cost."""
+        residual, curvature = np.empty_like(Z), np.empty(self.absent.shape, Z.dtype)
+        value = cross_entropy(Z, self.y, self.w, self.absent, residual, curvature)
+        return _Loss(value.astype(Z.dtype), residual, curvature)
 
     def gradient(self, residual: np.ndarray) -> np.ndarray:
         work.product(*self.V.shape, self.absent.size)
@@ -246,10 +236,66 @@ class _Problem:
 
 
 @dataclass(frozen=True, eq=False)
+class _Loss:
+    """Cross-entropy (p,), its gradient in the logits w (P - Y) (n, p, C), and sum_i w P (1 - P) (p, C)."""
+
+    value: np.ndarray
+    residual: np.ndarray
+    curvature: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
 class _State:
     objective: np.ndarray
     residual: np.ndarray
     error: np.ndarray
+
+
+class _Memory:
+    """The last steps of L-BFGS, S, and the changes of the gradient along them, G: H g by four thin products.
+
+    The two loops over pairs are two triangular systems in the inner products S G' (Byrd, Nocedal and Schnabel 1994).
+    """
+
+    def __init__(self, start: np.ndarray) -> None:
+        self.shape = start.shape
+        p = start.shape[1]
+        self.S = np.zeros((p, MEMORY, start.size // p), start.dtype)
+        self.G = np.zeros_like(self.S)
+        self.products = np.zeros((p, MEMORY, MEMORY), start.dtype)
+        self.pushed = 0
+
+    def push(self, step: np.ndarray, change: np.ndarray) -> None:
+        """Remember a step and the gradient's change, both (r + 1, p, C), in place of the oldest."""
+        k, known = self.pushed % MEMORY, min(self.pushed + 1, MEMORY)
+        s, g = self._flat(step), self._flat(change)
+        usable = np.einsum("pn,pn->p", s, g) > 0  # a weighting that stands still has nothing to say
+        self.S[:, k], self.G[:, k] = s * usable[:, None], g * usable[:, None]
+        self.products[:, k, :known] = (self.G[:, :known] @ self.S[:, k, :, None])[..., 0]
+        self.products[:, :known, k] = (self.S[:, :known] @ self.G[:, k, :, None])[..., 0]
+        self.products[:, k, k] += ~usable
+        self.pushed += 1
+
+    def direction(self, gradient: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        """The inverse Hessian's estimate times the gradient, both (r + 1, p, C), from its diagonal `scale`."""
+        known = min(self.pushed, MEMORY)
+        if known == 0:
+            return scale * gradient
+        age = (self.pushed - known + np.arange(known)) % MEMORY  # from the oldest to the newest
+        newer = np.triu(self.products[:, age[:, None], age[None, :]])
+        S, G, back = self.S[:, :known], self.G[:, :known], np.argsort(age)
+        alpha = np.linalg.solve(newer, (S @ self._flat(gradient)[..., None])[:, age])
+        q = self._flat(gradient) - (np.swapaxes(alpha[:, back], 1, 2) @ G)[:, 0]
+        q = self._flat(scale * self._folded(q))
+        diagonal = np.einsum("pmm->pm", newer)[..., None]
+        mix = np.linalg.solve(np.swapaxes(newer, 1, 2), diagonal * alpha - (G @ q[..., None])[:, age])
+        return self._folded(q + (np.swapaxes(mix[:, back], 1, 2) @ S)[:, 0])
+
+    def _flat(self, U: np.ndarray) -> np.ndarray:
+        return np.swapaxes(U, 0, 1).reshape(self.shape[1], -1)
+
+    def _folded(self, rows: np.ndarray) -> np.ndarray:
+        return np.swapaxes(rows.reshape(self.shape[1], self.shape[0], self.shape[2]), 0, 1)
 
 
 def _problem(space: RowSpace, y: np.ndarray, n_classes: int, w: np.ndarray) -> _Problem:
@@ -266,45 +312,29 @@ def _minimise(
     penalty = np.full((len(U), 1, 1), lam, U.dtype)
     penalty[-1] = 0.0
     Z = problem.logits(U)
-    loss, P = problem.softmax(Z)
-    value = loss + 0.5 * _dot(penalty * U, U)
-    residual = problem.residual(P)
-    g = problem.gradient(residual) + penalty * U
-    pairs: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    loss = problem.at(Z)
+    value = loss.value + 0.5 * _dot(penalty * U, U)
+    g = problem.gradient(loss.residual) + penalty * U
+    memory = _Memory(U)
     error = np.full(len(value), np.inf)
     for step in range(max_iter + 1):
         error = np.sqrt(_dot(g, g)) / np.maximum(np.sqrt(_dot(penalty * U, penalty * U)), 1e-3 * lam * tol + 1e-12)
         if (error <= tol).all() or (step == max_iter and not strict):
-            return U, _State(value, residual, error), step
-        curvature = np.einsum("np,npc->pc", problem.w, P * (1.0 - P))
-        scale = 1.0 / (problem.spread[:, :, None] * np.maximum(curvature, 1e-6) + penalty)
-        D = -_two_loop(g, pairs, scale)
+            return U, _State(value, loss.residual, error), step
+        scale = 1.0 / (problem.spread[:, :, None] * np.maximum(loss.curvature, 1e-6) + penalty)
+        D = -memory.direction(g, scale)
         slope = _dot(g, D)
         ZD = problem.logits(D)
-        t, loss, P, new_value = _search(problem, Z, ZD, U, D, penalty, value, slope)
+        t, loss, value = _search(problem, Z, ZD, U, D, penalty, value, slope)
         Z, S = Z + t[:, None] * ZD, t[:, None] * D
-        U, value = U + S, new_value
-        residual = problem.residual(P)
-        new_g = problem.gradient(residual) + penalty * U
-        pairs = [*pairs[-MEMORY + 1 :], (S, new_g - g, _dot(S, new_g - g))]
+        U = U + S
+        new_g = problem.gradient(loss.residual) + penalty * U
+        memory.push(S, new_g - g)
         g = new_g
     raise NotConvergedError(
         f"ridge: at strength {lam:g} the weights are known to {error.max():.1e} after {max_iter} steps, "
         f"asked for {tol:g}; raise max_iter or tol"
     )
-
-
-def _two_loop(g: np.ndarray, pairs: list[tuple[np.ndarray, np.ndarray, np.ndarray]], scale: np.ndarray) -> np.ndarray:
-    q, alphas = g.copy(), []
-    for S, G, curvature in reversed(pairs):
-        alpha = np.where(curvature > 0, _dot(S, q) / np.where(curvature > 0, curvature, 1.0), 0.0)
-        alphas.append(alpha)
-        q -= alpha[:, None] * G
-    q *= scale
-    for (S, G, curvature), alpha in zip(pairs, reversed(alphas), strict=True):
-        beta = np.where(curvature > 0, _dot(G, q) / np.where(curvature > 0, curvature, 1.0), 0.0)
-        q += (alpha - beta)[:, None] * S
-    return q
 
 
 def _search(
@@ -316,24 +346,24 @@ def _search(
     penalty: np.ndarray,
     value: np.ndarray,
     slope: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, _Loss, np.ndarray]:
     """Backtrack each weighting's step (p,) until the objective falls enough; logits are linear, so this is cheap."""
     t, rounding = np.ones(len(value), U.dtype), 50 * np.finfo(U.dtype).eps
     flat, bend = _dot(penalty * U, D), 0.5 * _dot(penalty * D, D)
     base = 0.5 * _dot(penalty * U, U)
 
-    def at(t: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        loss, P = problem.softmax(Z + t[:, None] * ZD)
-        return loss, P, loss + base + t * flat + t * t * bend
+    def at(t: np.ndarray) -> tuple[_Loss, np.ndarray]:
+        loss = problem.at(Z + t[:, None] * ZD)
+        return loss, loss.value + base + t * flat + t * t * bend
 
-    loss, P, new_value = at(t)
+    loss, new_value = at(t)
     for _ in range(40):
         failed = new_value > value + 1e-4 * t * slope + rounding * np.abs(value)
         if not failed.any():
             break
         t = np.where(failed, 0.5 * t, t)
-        loss, P, new_value = at(t)
-    return t, loss, P, new_value
+        loss, new_value = at(t)
+    return t, loss, new_value
 
 
 def _dot(A: np.ndarray, B: np.ndarray) -> np.ndarray:

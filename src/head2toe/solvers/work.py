@@ -7,6 +7,7 @@ what is done once per number (exponentials, sums, a line search) is not. Two cos
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,9 +43,9 @@ def counted() -> Iterator[Work]:
             _OPEN.remove(work)
 
 
-def product(m: int, k: int, n: int) -> None:
-    """Tell of a product of matrices (m, k) and (k, n)."""
-    _spent(2 * m * k * n)
+def product(*lengths: int) -> None:
+    """Tell of a product of matrices (m, k) and (k, n), by the three lengths m, k, n."""
+    _spent(2 * math.prod(lengths))
 
 
 def eigendecomposition(n: int) -> None:
