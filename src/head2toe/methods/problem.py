@@ -31,6 +31,7 @@ class Journal:
     """What a fit did: seconds spent in each named phase, and what extraction had to compute."""
 
     seconds: dict[str, float] = field(default_factory=dict)
+    flops: dict[str, int] = field(default_factory=dict)
     extraction: Extraction | None = None
 
     @contextmanager
