@@ -82,9 +82,8 @@ def _pearson(x: np.ndarray, y: np.ndarray) -> tuple[float | None, Interval | Non
 
     if not _varied(x, y):
         return None, None
-    found = stats.pearsonr(x, y)
-    interval = found.confidence_interval(LEVEL)
-    return float(found[0]), Interval(float(interval.low), float(interval.high))
+    interval = stats.pearsonr(x, y).confidence_interval(LEVEL)
+    return float(np.corrcoef(x, y)[0, 1]), Interval(float(interval.low), float(interval.high))
 
 
 def _spearman(x: np.ndarray, y: np.ndarray) -> tuple[float | None, Interval | None]:
@@ -99,7 +98,7 @@ def _spearman(x: np.ndarray, y: np.ndarray) -> tuple[float | None, Interval | No
     spread = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
     drawn = (a * b).sum(axis=1)[spread > 0] / spread[spread > 0]  # a draw of one task alone says nothing
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(stats.spearmanr(x, y)[0]), Interval(float(low), float(high))
+    return float(np.corrcoef(stats.rankdata(x), stats.rankdata(y))[0, 1]), Interval(float(low), float(high))
 
 
 def _varied(x: np.ndarray, y: np.ndarray) -> bool:

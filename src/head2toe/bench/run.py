@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -77,6 +77,7 @@ class Failure:
         return f"{self.fit.task.name}, {self.fit.backbone}, {self.fit.method}, seed {self.fit.seed}: {self.reason}"
 
 
+@runtime_checkable
 class Model(Protocol):
     """What a fit gives: a `Head`, or a network that was trained whole."""
 
