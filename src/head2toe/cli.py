@@ -188,6 +188,61 @@ def extract(
     typer.echo(json.dumps(asdict(done)) if as_json else present.extraction_line(done))
 
 
+@app.command(epilog="Example: head2toe bench packs --root tasks/ --methods linear,head2toe --out results")
+def bench(
+    suite: Annotated[str, typer.Argument(help="packs (any folder of tasks) or vtab (VTAB-1k).")],
+    root: Annotated[Path, typer.Option("--root", help="Folder with one folder per task.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the results; what it holds is not fitted again.")],
+    backbones: Annotated[str, typer.Option(help="Backbone ids, separated by commas.")] = "efficientnet_lite0",
+    methods: Annotated[str, typer.Option(help="Methods as in fit, separated by commas.")] = "linear,all-l2,head2toe",
+    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0",
+    tasks: Annotated[str | None, typer.Option(help="Tasks of the suite, separated by commas; by default all.")] = None,
+    target_size: Annotated[
+        list[int] | None, typer.Option(help="Length that a tap is pooled to; repeatable, by default each method's own.")
+    ] = None,
+    max_test: Annotated[int | None, typer.Option(help="Measure on so many test images, spread over classes.")] = None,
+    groups: Annotated[Path | None, typer.Option(help='Groups of packs: {"natural": ["caltech101", ...]}.')] = None,
+    reference: Annotated[str, typer.Option(help="Method that wins and losses are counted against.")] = "linear",
+    store: StoreOption = None,
+    device: DeviceOption = "cpu",
+    precision: PrecisionOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure methods on a suite of tasks: results.jsonl as they come, then table.md and table.csv."""
+    from head2toe import present
+    from head2toe.backbones import load_backbone
+    from head2toe.bench.run import Conditions, Failure, plan, run, shown
+    from head2toe.bench.suite import read_groups, suite_named
+    from head2toe.bench.tables import write_tables
+
+    chosen = suite_named(suite, root, groups=read_groups(groups) if groups else None)
+    chosen = chosen.only(tasks.split(",")) if tasks else chosen
+    ids = {shown(id): id for id in backbones.split(",")}
+    conditions = Conditions(tuple(target_size) if target_size else None, max_test)
+    fits = plan(chosen, list(ids), methods.split(","), _numbers("--seeds", seeds), out, conditions)
+    events = run(
+        fits,
+        chosen,
+        lambda name: load_backbone(ids[name], device=device, precision=precision),
+        out,
+        store,
+        conditions=conditions,
+    )
+    failed = 0
+    with present.progress("bench") as advance:
+        for done, event in enumerate(events, 1):
+            advance(done, len(fits))
+            if isinstance(event, Failure):
+                failed += 1
+                typer.echo(f"failed: {event}", err=True)
+    if failed < len(fits) or not fits:
+        tables = write_tables(out, reference=reference)
+        typer.echo(json.dumps([asdict(table) for table in tables]) if as_json else (out / "table.md").read_text())
+    if failed:
+        typer.echo(f"{failed} of {len(fits)} fits failed; the same command tries them again", err=True)
+        raise typer.Exit(1)
+
+
 @app.command(epilog="Example: head2toe demo --out demo-head")
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder of the head and of a sample image.")] = Path("demo-out"),
@@ -300,6 +355,13 @@ def _task(data: str, skip_bad: bool) -> Task:
         listed = "".join(f"\n  {reason}" for reason in task.skipped[:LISTED])
         typer.echo(f"left out {len(task.skipped):,} unreadable inputs:{listed}", err=True)
     return task
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(f"{option} takes numbers separated by commas, got '{text}'") from error
 
 
 def _opened(location: str | None) -> FeatureStore:
