@@ -243,6 +243,19 @@ def bench(
         raise typer.Exit(1)
 
 
+@app.command(epilog="Example: head2toe report results")
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder that head2toe bench or head2toe study filled.")],
+    out: Annotated[Path | None, typer.Option("--out", help="The page; by default report.html in the folder.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Everything that was measured on one HTML page that needs nothing else: tables, figures, mistakes, costs."""
+    from head2toe.bench.report import write_report
+
+    page = write_report(folder, out)
+    typer.echo(json.dumps({"report": str(page), "bytes": page.stat().st_size}) if as_json else str(page))
+
+
 @app.command(epilog="Example: head2toe demo --out demo-head")
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder of the head and of a sample image.")] = Path("demo-out"),
