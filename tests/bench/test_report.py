@@ -1,4 +1,4 @@
-"""The page as a reader's browser sees it: it needs nothing else, it speaks, and its tables hold the results' numbers."""
+"""The page as a browser sees it: it needs nothing else, it speaks, and its tables hold the results' numbers."""
 
 import json
 from html.parser import HTMLParser

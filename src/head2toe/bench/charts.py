@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -240,8 +241,8 @@ def _label_ends(axes: Axes, series: Sequence[Series]) -> None:
     ends = np.array([(one.y[-1] - low) / (high - low) for one in series])
     for i, (one, at) in enumerate(zip(series, _apart(ends, height), strict=True)):
         axes.annotate(
-            one.name, (one.x[-1], one.y[-1]), (1.05, at), textcoords="axes fraction", va="center", color=_colour(one, i),
-            fontweight="bold" if one.bold else "normal", fontsize=8, annotation_clip=False,
+            one.name, (one.x[-1], one.y[-1]), (1.05, at), textcoords="axes fraction", va="center",
+            color=_colour(one, i), fontweight="bold" if one.bold else "normal", fontsize=8, annotation_clip=False,
             arrowprops={"arrowstyle": "-", "color": _colour(one, i), "alpha": 0.4, "linewidth": 0.6, "shrinkB": 3},
         )  # fmt: skip
 
@@ -269,11 +270,11 @@ def _apart(places: np.ndarray, gap: float) -> np.ndarray:
     """Places (k,) moved as little as a pass up and a pass down need to be `gap` apart, none above 1 for it."""
     out = places.copy()
     order = np.argsort(places, kind="stable")
-    for below, above in zip(order, order[1:], strict=False):
+    for below, above in pairwise(order):
         out[above] = max(out[above], out[below] + gap)
     if len(order):
         out[order[-1]] = min(out[order[-1]], max(1.0, float(places.max())))
-    for below, above in zip(order[-2::-1], order[:0:-1], strict=False):
+    for above, below in pairwise(order[::-1]):
         out[below] = min(out[below], out[above] - gap)
     return out
 

@@ -26,7 +26,7 @@ MOST_PANELS = 3
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing: `name` for links, a title that says what to see, a caption how it was made, `alt` the numbers in words."""
+    """A drawing: a `name` for links, its title, how it was made, and its numbers in words for who cannot see it."""
 
     name: str
     title: str
@@ -64,7 +64,7 @@ STUDIES = {
     ),
     "n-train": Study(
         "Accuracy against number of training images", Axis("training images", log=True),
-        "Stratified subsets, each contained in the next, at least one image per class. Means over the tasks that have all.",
+        "Stratified subsets, each contained in the next, at least one image per class. Means over tasks that have all.",
     ),
     "flops-budget": Study(
         "Accuracy against the share of the network that runs", Axis("operations of the whole network", percent=True),
@@ -113,7 +113,7 @@ def affinity_scatter(points: Sequence[Affinity], correlations: Sequence[Correlat
     return Figure(
         f"affinity-{_anchor(shown[0].suite, shown[0].backbone)}",
         "Gain over Linear against domain affinity",
-        "Affinity is accuracy of Linear less that of Scratch: on the left, tasks far from what the network was trained on. "
+        "Affinity is accuracy of Linear less that of Scratch: on the left, tasks far from what the network learned on. "
         "r is Pearson's correlation with its 95 % interval.",
         "; ".join(panel.title for panel in panels),
         scatter(panels, Axis("domain affinity", percent=True), Axis("gain over Linear", percent=True)),

@@ -94,7 +94,7 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
 
 
 def page_of(folder: Path) -> Page:
-    """Read `results.jsonl`, `predictions/`, `mistakes/` and `studies/` of a folder that a benchmark or a study filled."""
+    """What `results.jsonl`, `predictions/`, `mistakes/` and `studies/` of a folder say."""
     results = read_results(folder / "results.jsonl")
     studied = {path.stem: read_results(path) for path in sorted((folder / "studies").glob("*.jsonl"))}
     if not results and not any(studied.values()):
