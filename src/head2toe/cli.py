@@ -12,6 +12,7 @@ import typer
 
 from head2toe import __version__
 from head2toe.errors import Head2ToeError
+from head2toe.methods import NAMES as METHODS
 
 if TYPE_CHECKING:
     from head2toe.data import Task
@@ -87,7 +88,7 @@ def fit(
     data: Annotated[str, typer.Argument(help="Image folder, Parquet file or folder, or CSV (path,label).")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the head.")],
     backbone: Annotated[str, typer.Option(help="Backbone id.")] = "efficientnet_lite0",
-    method: Annotated[str, typer.Option(help="head2toe, linear, all-l2 or all-l21.")] = "head2toe",
+    method: Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.")] = "head2toe",
     target_size: Annotated[
         list[int] | None, typer.Option(help="Length that a tap is pooled to; repeat to choose by cross-validation.")
     ] = None,

@@ -38,7 +38,8 @@ class TapRow:
 class FitReport:
     """The JSON object of `head2toe fit`; accuracies in [0, 1], seconds per phase, sizes in bytes.
 
-    Of `inputs` distinct images, `computed` went through the network; the others were in the store.
+    Of `inputs` distinct images, `computed` went through the network; the others were in the store. An `upper_bound`
+    was chosen on test images.
     """
 
     method: str
@@ -57,6 +58,7 @@ class FitReport:
     backbone_bytes: int
     inputs: int
     computed: int
+    upper_bound: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,15 +112,18 @@ def fit_report(head: Head, backbone: Backbone, journal: Journal) -> FitReport:
         backbone_bytes=backbone.n_bytes,
         inputs=done.total if done else 0,
         computed=done.computed if done else 0,
+        upper_bound=head.provenance.upper_bound,
     )
 
 
 def show_fit(report: FitReport, head: Head, out: Path) -> None:
     test = "no test split: the cross-validated accuracy is all there is"
+    if report.test_accuracy is not None:
+        test = f"{report.test_accuracy:.4f}{', an upper bound: chosen on test images' if report.upper_bound else ''}"
     lines = [
         f"{report.method} on {report.backbone}: {report.n_train:,} images, {report.n_classes} classes",
         f"  cross-validated accuracy  {report.cv_accuracy:.4f}",
-        f"  test accuracy             {test if report.test_accuracy is None else f'{report.test_accuracy:.4f}'}",
+        f"  test accuracy             {test}",
         f"  features kept             {report.n_kept:,} of {report.n_features:,} ({report.keep_fraction:.2%}) "
         f"from {len(head.taps)} of {report.n_taps} taps",
         f"  head                      {report.head_bytes:,} bytes, {report.backbone_bytes / report.head_bytes:,.0f} "

@@ -30,7 +30,8 @@ def test_dots_name_every_task_and_method():
 
 
 def test_affinity_tells_the_correlation():
-    points = affinities(results())
+    more = [replace(r, task=f"{r.task}2", test_accuracy=0.9 * r.test_accuracy) for r in results()]
+    points = affinities([*results(), *more])
     found = correlations(points)
     figure = figures.affinity_scatter(points, found)
     assert figure is not None
