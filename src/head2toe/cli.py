@@ -244,6 +244,81 @@ def bench(
         raise typer.Exit(1)
 
 
+@app.command(epilog="Example: head2toe compare flowers/")
+def compare(
+    data: Annotated[str, typer.Argument(help="Image folder, Parquet file or folder, or CSV (path,label).")],
+    methods: Annotated[str, typer.Option(help="Methods beside linear and head2toe, separated by commas.")] = "all-l2",
+    backbones: Annotated[str, typer.Option(help="Backbone ids, separated by commas.")] = "efficientnet_lite0",
+    target_size: Annotated[int, typer.Option(help="Length that a tap is pooled to.")] = 512,
+    seed: Annotated[int, typer.Option(help="Seed of the folds.")] = 0,
+    store: StoreOption = None,
+    device: DeviceOption = "cpu",
+    precision: PrecisionOption = None,
+    skip_bad: Annotated[bool, typer.Option(help="Leave unreadable images out instead of stopping.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Linear probe, Head2Toe or fine-tuning? Measure on your data, and get advice with its reason."""
+    from head2toe import present
+    from head2toe.backbones import load_backbone
+    from head2toe.bench.compare import compare as run
+
+    task = _task(data, skip_bad)
+    for id in backbones.split(","):
+        loaded = load_backbone(id, device=device, precision=precision)
+        comparison = run(loaded, task, store, methods=methods.split(","), target_size=target_size, seed=seed)
+        if as_json:
+            typer.echo(json.dumps(asdict(comparison)))
+        else:
+            present.show(present.comparison_table(comparison))
+            typer.echo(present.advice_lines(comparison))
+
+
+@app.command(epilog="Example: head2toe study keep-fraction n-train --root tasks/ --out results")
+def study(
+    names: Annotated[
+        list[str],
+        typer.Argument(help="keep-fraction, target-size, window, layers, transfer, n-train or flops-budget."),
+    ],
+    root: Annotated[Path, typer.Option("--root", help="Folder with one folder per task.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the results; what it holds is not fitted again.")],
+    suite: Annotated[str, typer.Option(help="packs (any folder of tasks) or vtab (VTAB-1k).")] = "packs",
+    tasks: Annotated[str | None, typer.Option(help="Tasks of the suite, separated by commas; by default all.")] = None,
+    backbone: Annotated[str, typer.Option(help="Backbone id.")] = "efficientnet_lite0",
+    target_size: Annotated[int, typer.Option(help="Length that a tap is pooled to.")] = 512,
+    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0",
+    max_test: Annotated[int | None, typer.Option(help="Measure on so many test images, spread over classes.")] = None,
+    store: StoreOption = None,
+    device: DeviceOption = "cpu",
+    precision: PrecisionOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Vary one thing about Head2Toe and measure: lines go to studies/NAME.jsonl as they come, figures to the report."""
+    from head2toe import present
+    from head2toe.backbones import load_backbone
+    from head2toe.bench.run import Failure, shown
+    from head2toe.bench.studies import run
+    from head2toe.bench.suite import suite_named
+
+    chosen = suite_named(suite, root)
+    chosen = chosen.only(tasks.split(",")) if tasks else chosen
+    loaded = load_backbone(backbone, device=device, precision=precision)
+    failed = 0
+    with present.progress("study") as advance:
+        for event in run(
+            names, chosen, loaded, shown(backbone), out, _opened(store),
+            target_size=target_size, seeds=_numbers("--seeds", seeds), max_test=max_test, advance=advance,
+        ):  # fmt: skip
+            if isinstance(event, Failure):
+                failed += 1
+                typer.echo(f"failed: {event}", err=True)
+            else:
+                line = f"{event.suite}\t{event.task}\t{event.method}\t{event.test_accuracy:.4f}"
+                typer.echo(json.dumps(asdict(event)) if as_json else line)
+    if failed:
+        typer.echo(f"{failed} fits failed; the same command tries them again", err=True)
+        raise typer.Exit(1)
+
+
 @app.command(epilog="Example: head2toe report results")
 def report(
     folder: Annotated[Path, typer.Argument(help="Folder that head2toe bench or head2toe study filled.")],

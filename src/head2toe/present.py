@@ -15,6 +15,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from head2toe.apply import Evaluation, Prediction
     from head2toe.backbones.core import Backbone
+    from head2toe.bench.compare import Comparison
     from head2toe.extract import Extraction
     from head2toe.head import Head
     from head2toe.methods.problem import Journal
@@ -161,6 +162,45 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     for name, (count, accuracy) in evaluation.per_class.items():
         table.add_row(name, str(count), f"{accuracy:.4f}")
     return table
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    title = (
+        f"{comparison.task} on {comparison.backbone}: {comparison.n_train:,} images to train, accuracy on "
+        f"{comparison.n_judged:,} of the {comparison.judged_on}"
+    )
+    table = Table(title=title, title_justify="left")
+    for name in (
+        "method",
+        "accuracy",
+        "against linear",
+        "95 % interval",
+        "cross-validated",
+        "kept",
+        "of",
+        "s",
+        "bytes",
+    ):
+        table.add_column(name, justify="left" if name == "method" else "right")
+    for score in comparison.scores:
+        span = f"{100 * score.interval.low:+.1f} .. {100 * score.interval.high:+.1f}" if score.interval else ""
+        probe = score.method == "linear"
+        table.add_row(
+            score.method, f"{score.accuracy:.4f}", "" if probe else f"{100 * score.difference:+.1f}", "" if probe else span,
+            f"{score.cv_accuracy:.4f}", f"{score.n_kept:,}", f"{score.n_features:,}", f"{score.seconds:.1f}",
+            f"{score.task_bytes:,}",
+        )  # fmt: skip
+    return table
+
+
+def advice_lines(comparison: Comparison) -> str:
+    cost = comparison.finetuning
+    (head2toe,) = (score for score in comparison.scores if score.method == "head2toe")
+    return (
+        f"fine-tuning, {cost.steps} steps of {cost.batch_size} images: {cost.flops:.2e} operations "
+        f"({cost.flops / max(1, head2toe.flops):,.0f} times Head2Toe's), about {cost.seconds:,.0f} s, "
+        f"{cost.task_bytes:,} bytes\n\n{comparison.advice.sentence}"
+    )
 
 
 def extraction_line(done: Extraction) -> str:
