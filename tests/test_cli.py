@@ -57,6 +57,7 @@ def test_a_users_session(command, home, store):
     assert set(report) == {
         "method", "backbone", "n_train", "n_classes", "n_taps", "n_features", "n_kept", "keep_fraction", "target_size",
         "cv_accuracy", "test_accuracy", "seconds", "head_bytes", "backbone_bytes", "flops_share", "inputs", "computed",
+        "upper_bound",
     }  # fmt: skip
     assert (report["n_train"], report["n_classes"], report["inputs"], report["computed"]) == (20, 2, 30, 30)
     assert set(report["seconds"]) == {"load", "extract", "select", "fit"}

@@ -4,16 +4,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from head2toe.errors import FeatureError
-from head2toe.selection import n_kept, ranking, top
+from head2toe.selection import n_kept, ranking, towards_taps
 
 
-@given(st.integers(1, 500), st.integers(0, 500), st.integers(0, 9))
-def test_top_keeps_the_largest(n, count, seed):
+@given(st.integers(1, 500), st.integers(0, 9))
+def test_the_ranking_falls_and_names_every_feature_once(n, seed):
     scores = np.random.default_rng(seed).integers(0, 5, n).astype(float)
-    mask = top(scores, count)
-    assert mask.sum() == min(n, count)
-    if 0 < count < n:
-        assert scores[mask].min() >= scores[~mask].max()
+    order = ranking(scores)
+    assert sorted(order) == list(range(n))
+    assert (np.diff(scores[order]) <= 0).all()
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.floats(0, 1), st.integers(0, 9))
+def test_drawing_scores_towards_their_tap_keeps_its_mean(lengths, share, seed):
+    scores = np.random.default_rng(seed).random(sum(lengths))
+    drawn = towards_taps(scores, lengths, share)
+    cuts = np.cumsum(lengths)[:-1]
+    for before, after in zip(np.split(scores, cuts), np.split(drawn, cuts), strict=True):
+        assert np.isclose(before.mean(), after.mean())
+        assert np.isclose(np.ptp(after), (1 - share) * np.ptp(before))
+
+
+def test_drawing_scores_needs_a_score_for_every_feature():
+    with pytest.raises(FeatureError, match="3 features"):
+        towards_taps(np.ones(2), [1, 2], 0.5)
 
 
 def test_equal_scores_keep_the_order_of_the_features():
@@ -35,4 +49,4 @@ def test_fractions_outside_are_refused(fraction):
 
 def test_scores_must_be_numbers():
     with pytest.raises(FeatureError, match="finite"):
-        top(np.array([1.0, np.nan]), 1)
+        ranking(np.array([1.0, np.nan]))

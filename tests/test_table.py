@@ -12,22 +12,9 @@ def table() -> FeatureTable:
     return FeatureTable(("x", "y"), taps, (np.arange(4.0).reshape(2, 2), np.arange(6.0).reshape(2, 3)))
 
 
-def test_offsets_and_columns(table):
+def test_offsets(table):
     assert table.offsets.tolist() == [0, 2, 5]
-    columns = table.columns(np.array([False, True, True, False, True]))
-    assert [c.tolist() for c in columns] == [[1], [0, 2]]
-
-
-def test_rows_come_in_the_asked_order(table):
-    picked = table.rows(np.array([1, 0, 1]))
-    assert picked.ids == ("y", "x", "y")
-    assert picked.blocks[0][:, 0].tolist() == [2.0, 0.0, 2.0]
-
-
-def test_only_keeps_the_tables_order_and_names_what_is_missing(table):
-    assert [tap.name for tap in table.only(["b", "a"]).taps] == ["a", "b"]
-    with pytest.raises(FeatureError, match="'c'"):
-        table.only(["c"])
+    assert (table.n_rows, table.n_features) == (2, 5)
 
 
 def test_a_block_of_another_shape_is_refused(table):

@@ -13,12 +13,14 @@ __version__ = "0.1.0"
 _HOME = {
     "AllFeatures": "methods.all_features",
     "Backbone": "backbones.core",
+    "Control": "methods.linear",
     "FeatureStore": "store",
     "FeatureTable": "table",
     "Head": "head",
     "Head2Toe": "methods.head2toe",
     "Head2ToeError": "errors",
     "Linear": "methods.linear",
+    "Oracle": "methods.oracle",
     "Pool": "taps",
     "Tap": "taps",
     "Task": "data",
@@ -36,7 +38,8 @@ if TYPE_CHECKING:
     from head2toe.head import Head, load_head
     from head2toe.methods.all_features import AllFeatures
     from head2toe.methods.head2toe import Head2Toe
-    from head2toe.methods.linear import Linear
+    from head2toe.methods.linear import Control, Linear
+    from head2toe.methods.oracle import Oracle
     from head2toe.store import FeatureStore
     from head2toe.table import FeatureTable
     from head2toe.taps import Pool, Tap
@@ -44,12 +47,14 @@ if TYPE_CHECKING:
 __all__ = [
     "AllFeatures",
     "Backbone",
+    "Control",
     "FeatureStore",
     "FeatureTable",
     "Head",
     "Head2Toe",
     "Head2ToeError",
     "Linear",
+    "Oracle",
     "Pool",
     "Tap",
     "Task",

@@ -85,11 +85,23 @@ def evaluate_on(
         raise HeadError(f"evaluate: the head does not know the class '{unknown[0]}'; it knows {list(head.classes)}")
     network = backbone or head.load_backbone(device)
     check_fits(head, network.fingerprint, network.id)
-    opened = store if isinstance(store, FeatureStore) else FeatureStore(store or default_location())
-    extract(network, [split], opened, head.pools, taps=head.taps)
     number = np.array([head.classes.index(name) for name in task.classes])
-    logits = head.logits_of(_read(head, network, opened, split))
+    logits = stored_logits(head, split, network, store)
     return evaluation(name, logits, number[split.labels], head.classes)
+
+
+def stored_logits(
+    head: Head,
+    split: Split,
+    backbone: Backbone,
+    store: FeatureStore | str | Path | None = None,
+    *,
+    progress: bool = True,
+) -> np.ndarray:
+    """Logits (n, C) float32 of a split's rows; features come from the store, and go there where it lacks them."""
+    opened = store if isinstance(store, FeatureStore) else FeatureStore(store or default_location())
+    extract(backbone, [split], opened, head.pools, taps=head.taps, progress=progress)
+    return head.logits_of(_read(head, backbone, opened, split))
 
 
 def evaluation(split: str, logits: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Evaluation:

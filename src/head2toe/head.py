@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Precision = Literal["float32", "bfloat16", "float16"]
 
 FORMAT = 1
+UPPER_BOUND = "upper_bound"  # the setting that marks a head chosen on test images
 _FILES = ("head.safetensors", "config.json", "README.md")
 
 
@@ -54,6 +55,11 @@ class Provenance:
     n_taps: int
     n_features: int
     version: str = __version__
+
+    @property
+    def upper_bound(self) -> bool:
+        """Whether something was chosen on test images, so that the test accuracy is no estimate."""
+        return UPPER_BOUND in self.settings
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,6 +218,8 @@ def check_fits(head: Head, fingerprint: str, name: str) -> None:
 def model_card(head: Head) -> str:
     """The head's README: what it is, how good, and which layers it reads."""
     test = "none (no test split)" if head.metrics.test_accuracy is None else f"{head.metrics.test_accuracy:.4f}"
+    if head.provenance.upper_bound:
+        test += " (an upper bound: chosen on test images)"
     lines = [
         "---", "library_name: head2toe", "tags: [image-classification, head2toe]", "---", "",
         f"# {head.provenance.method} head on {head.backbone}", "",

@@ -15,6 +15,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from head2toe.apply import Evaluation, Prediction
     from head2toe.backbones.core import Backbone
+    from head2toe.bench.compare import Comparison
     from head2toe.extract import Extraction
     from head2toe.head import Head
     from head2toe.methods.problem import Journal
@@ -39,7 +40,8 @@ class FitReport:
     """The JSON object of `head2toe fit`; accuracies in [0, 1], seconds per phase, sizes in bytes.
 
     Of `inputs` distinct images, `computed` went through the network; the others were in the store. A prediction takes
-    `flops_share` of the network's operations, since it ends at the deepest kept tap.
+    `flops_share` of the network's operations, since it ends at the deepest kept tap. An `upper_bound` was chosen on
+    test images.
     """
 
     method: str
@@ -59,6 +61,7 @@ class FitReport:
     flops_share: float
     inputs: int
     computed: int
+    upper_bound: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,15 +118,18 @@ def fit_report(head: Head, backbone: Backbone, journal: Journal) -> FitReport:
         flops_share=flops_of(backbone, head.taps) / max(1, flops(backbone)[""]),
         inputs=done.total if done else 0,
         computed=done.computed if done else 0,
+        upper_bound=head.provenance.upper_bound,
     )
 
 
 def show_fit(report: FitReport, head: Head, out: Path) -> None:
     test = "no test split: the cross-validated accuracy is all there is"
+    if report.test_accuracy is not None:
+        test = f"{report.test_accuracy:.4f}{', an upper bound: chosen on test images' if report.upper_bound else ''}"
     lines = [
         f"{report.method} on {report.backbone}: {report.n_train:,} images, {report.n_classes} classes",
         f"  cross-validated accuracy  {report.cv_accuracy:.4f}",
-        f"  test accuracy             {test if report.test_accuracy is None else f'{report.test_accuracy:.4f}'}",
+        f"  test accuracy             {test}",
         f"  features kept             {report.n_kept:,} of {report.n_features:,} ({report.keep_fraction:.2%}) "
         f"from {len(head.taps)} of {report.n_taps} taps",
         f"  head                      {report.head_bytes:,} bytes, {report.backbone_bytes / report.head_bytes:,.0f} "
@@ -162,6 +168,45 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     for name, (count, accuracy) in evaluation.per_class.items():
         table.add_row(name, str(count), f"{accuracy:.4f}")
     return table
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    title = (
+        f"{comparison.task} on {comparison.backbone}: {comparison.n_train:,} images to train, accuracy on "
+        f"{comparison.n_judged:,} of the {comparison.judged_on}"
+    )
+    table = Table(title=title, title_justify="left")
+    for name in (
+        "method",
+        "accuracy",
+        "against linear",
+        "95 % interval",
+        "cross-validated",
+        "kept",
+        "of",
+        "s",
+        "bytes",
+    ):
+        table.add_column(name, justify="left" if name == "method" else "right")
+    for score in comparison.scores:
+        span = f"{100 * score.interval.low:+.1f} .. {100 * score.interval.high:+.1f}" if score.interval else ""
+        probe = score.method == "linear"
+        table.add_row(
+            score.method, f"{score.accuracy:.4f}", "" if probe else f"{100 * score.difference:+.1f}", "" if probe else span,
+            f"{score.cv_accuracy:.4f}", f"{score.n_kept:,}", f"{score.n_features:,}", f"{score.seconds:.1f}",
+            f"{score.task_bytes:,}",
+        )  # fmt: skip
+    return table
+
+
+def advice_lines(comparison: Comparison) -> str:
+    cost = comparison.finetuning
+    (head2toe,) = (score for score in comparison.scores if score.method == "head2toe")
+    return (
+        f"fine-tuning, {cost.steps} steps of {cost.batch_size} images: {cost.flops:.2e} operations "
+        f"({cost.flops / max(1, head2toe.flops):,.0f} times Head2Toe's), about {cost.seconds:,.0f} s, "
+        f"{cost.task_bytes:,} bytes\n\n{comparison.advice.sentence}"
+    )
 
 
 def extraction_line(done: Extraction) -> str:

@@ -1,11 +1,12 @@
-"""From relevance scores to a mask of kept features."""
+"""From relevance scores to kept features."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from head2toe.errors import FeatureError
 
@@ -24,12 +25,17 @@ def ranking(scores: Float[np.ndarray, " F"]) -> np.ndarray:
     return np.argsort(-scores, kind="stable")
 
 
-def top(scores: Float[np.ndarray, " F"], count: int) -> Bool[np.ndarray, " F"]:
-    """The mask (F,) of the `count` features with the largest relevance scores.
+def towards_taps(scores: Float[np.ndarray, " F"], lengths: Sequence[int], share: float) -> Float[np.ndarray, " F"]:
+    """Scores drawn towards the mean of their tap: share 0 leaves them, 1 gives a whole tap one score.
 
-    >>> top(np.array([0.1, 3.0, 2.0]), 2).tolist()
-    [False, True, True]
+    >>> towards_taps(np.array([1.0, 3.0, 8.0]), [2, 1], 0.5).tolist()
+    [1.5, 2.5, 8.0]
     """
-    mask = np.zeros(len(scores), dtype=bool)
-    mask[ranking(scores)[:count]] = True
-    return mask
+    if sum(lengths) != len(scores) or not 0 <= share <= 1:
+        raise FeatureError(
+            f"keep: taps of {sum(lengths)} features in all need as many scores and a share in [0, 1], got "
+            f"{len(scores)} scores and {share}"
+        )
+    cuts = np.cumsum(lengths)[:-1]
+    means = np.repeat([part.mean() if len(part) else 0.0 for part in np.split(scores, cuts)], lengths)
+    return (1.0 - share) * scores + share * means

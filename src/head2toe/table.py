@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -60,23 +58,3 @@ class FeatureTable:
     @property
     def n_features(self) -> int:
         return int(self.offsets[-1])
-
-    def rows(self, index: np.ndarray) -> FeatureTable:
-        """The rows `index` (m,), in that order."""
-        ids = tuple(self.ids[i] for i in np.arange(self.n_rows)[index])
-        return replace(self, ids=ids, blocks=tuple(block[index] for block in self.blocks))
-
-    def only(self, names: Sequence[str]) -> FeatureTable:
-        """The taps called `names`, in the table's order."""
-        unknown = set(names) - {tap.name for tap in self.taps}
-        if unknown:
-            raise FeatureError(f"table: no tap is called {sorted(unknown)}; it has {[tap.name for tap in self.taps]}")
-        keep = [i for i, tap in enumerate(self.taps) if tap.name in names]
-        return replace(self, taps=tuple(self.taps[i] for i in keep), blocks=tuple(self.blocks[i] for i in keep))
-
-    def columns(self, mask: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Per block the columns kept by `mask` (F,) bool: int64 indices within the block."""
-        if mask.shape != (self.n_features,):
-            raise FeatureError(f"table: a mask of {self.n_features} features is needed, got shape {mask.shape}")
-        offsets = self.offsets
-        return tuple(np.flatnonzero(mask[a:b]) for a, b in pairwise(offsets))

@@ -1,18 +1,23 @@
 """One contract for every method, then what each promises of its own."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from head2toe.backbones import load_backbone
+from head2toe.backbones.build import side_by_side
 from head2toe.backbones.select import flops_of
 from head2toe.data import task_from_arrays
-from head2toe.errors import DataError
+from head2toe.errors import BackboneError, DataError
 from head2toe.extract import view_of
-from head2toe.head import load_head, softmax
+from head2toe.head import load_head, model_card, softmax
 from head2toe.methods import NAMES, method_named
 from head2toe.methods.all_features import AllFeatures
 from head2toe.methods.final import fits_without
 from head2toe.methods.head2toe import Head2Toe
-from head2toe.methods.linear import Linear
+from head2toe.methods.linear import Control, Linear
+from head2toe.methods.oracle import Oracle
 from head2toe.methods.problem import Journal
 from head2toe.methods.relevance import Kept
 from head2toe.store import FeatureStore
@@ -23,33 +28,49 @@ def store(tmp_path_factory) -> FeatureStore:
     return FeatureStore(tmp_path_factory.mktemp("store"))
 
 
+@pytest.fixture(scope="module")
+def pair(network):
+    """A network and its twin, as what Control compares."""
+    return side_by_side((network, network))
+
+
 @pytest.fixture(scope="module", params=NAMES)
-def head(request, network, corners, store):
-    return method_named(request.param, target_sizes=[64], seed=3).fit(network, corners, store, progress=False)
+def name(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def backbone(name, network, pair):
+    return pair if name == "control" else network
+
+
+@pytest.fixture(scope="module")
+def head(name, backbone, corners, store):
+    return method_named(name, target_sizes=[64], seed=3).fit(backbone, corners, store, progress=False)
 
 
 class TestEveryMethod:
-    def test_it_reports_what_it_was_fitted_on(self, head, corners, network):
+    def test_it_reports_what_it_was_fitted_on(self, name, head, corners, backbone):
+        assert head.provenance.method == name
         assert head.classes == corners.classes
         assert head.metrics.n_train == 60
-        assert head.fingerprint == network.fingerprint
+        assert head.fingerprint == backbone.fingerprint
         assert head.n_kept == sum(len(kept.columns) for kept in head.kept) <= head.provenance.n_features
 
-    def test_predictions_equal_those_while_fitting(self, head, corners, network, tmp_path):
+    def test_predictions_equal_those_while_fitting(self, head, corners, backbone, tmp_path):
         again = load_head(head.save_pretrained(tmp_path / "head"))
         inputs = [corners.test.source[i] for i in range(corners.test.n_rows)]
-        right = again.predict_proba(inputs, network).argmax(1) == corners.test.labels
+        right = again.predict_proba(inputs, backbone).argmax(1) == corners.test.labels
         assert right.mean() == pytest.approx(head.metrics.test_accuracy, abs=1e-12)
 
-    def test_probabilities_equal_those_from_stored_features(self, head, corners, network, store):
-        view = view_of(network, head.pools[0])
+    def test_probabilities_equal_those_from_stored_features(self, head, corners, backbone, store):
+        view = view_of(backbone, head.pools[0])
         table = store.read(view, corners.test.ids, [kept.pooled.tap for kept in head.kept])
         inputs = [corners.test.source[i] for i in range(corners.test.n_rows)]
-        assert np.allclose(head.predict_proba(inputs, network), softmax(head.logits_of(table)), atol=1e-5)
+        assert np.allclose(head.predict_proba(inputs, backbone), softmax(head.logits_of(table)), atol=1e-5)
 
-    def test_the_same_seed_gives_the_same_head(self, head, corners, network, store):
-        again = method_named(head.provenance.method, target_sizes=[64], seed=3)
-        again = again.fit(network, corners, store, progress=False)
+    def test_the_same_seed_gives_the_same_head(self, name, head, corners, backbone, store):
+        again = method_named(name, target_sizes=[64], seed=3).fit(backbone, corners, store, progress=False)
         assert np.array_equal(again.W, head.W)
         assert again.metrics == head.metrics
 
@@ -77,18 +98,68 @@ def test_where_the_last_features_are_best_the_head_is_a_linear_probe(network, co
     assert head.metrics == linear.metrics
 
 
-def _useless_sets(design, whole, labels, n_classes, held_out, counts, criterion):
+def _useless_sets(evidence, counts, criterion, offset):
     """Features in which every image is alike to no other."""
     for count in counts:
-        nothing = np.eye(len(whole))
-        yield Kept(np.arange(count), nothing, fits_without(nothing, labels, held_out, n_classes))
+        nothing = np.eye(len(evidence.whole))
+        fits = fits_without(nothing, evidence.labels, evidence.held_out, evidence.n_classes)
+        yield Kept(np.arange(count), nothing, fits)
 
 
-@pytest.mark.parametrize("criterion", ["elimination", "group_lasso"])
-def test_the_keep_fraction_is_kept(network, corners, store, criterion):
-    head = Head2Toe(64, keep=0.1, criterion=criterion).fit(network, corners, store, progress=False)
-    assert head.n_kept == int(0.1 * head.provenance.n_features)
-    assert head.metrics.test_accuracy > 0.8
+def test_a_lasso_of_two_classes_has_opposite_columns_and_drops_features(network, corners, store):
+    images = np.stack([corners.train.source[i] for i in range(60)])
+    task = task_from_arrays(images, corners.train.labels % 2)
+    head = AllFeatures("l1", 64).fit(network, task, store, progress=False)
+    assert np.allclose(head.W[:, 0], -head.W[:, 1], atol=1e-6)
+    assert 0 < head.n_kept < head.provenance.n_features
+    assert head.metrics.cv_accuracy > 0.9
+
+
+class TestControl:
+    def test_a_network_beside_itself_brings_nothing(self, network, pair, corners, store):
+        control = Control(64).fit(pair, corners, store, progress=False)
+        linear = Linear(64).fit(network, corners, store, progress=False)
+        assert control.taps == pair.all_prelogits()
+        assert control.metrics.cv_accuracy == linear.metrics.cv_accuracy
+        assert control.metrics.test_accuracy == linear.metrics.test_accuracy
+
+    def test_one_network_is_refused_before_it_runs(self, network, corners, store, monkeypatch):
+        monkeypatch.setattr(type(network), "forward", lambda *a: pytest.fail("the network ran"))
+        with pytest.raises(BackboneError, match="at least two"):
+            Control(64).fit(network, corners, store, progress=False)
+
+    def test_two_architectures_are_refused(self, network, corners, store):
+        from torch import nn
+
+        other = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+        other = load_backbone(other, preprocess=network.preprocess, precision="float32")
+        with pytest.raises(BackboneError, match="differ in architecture"):
+            Control(64).fit(side_by_side((network, other)), corners, store, progress=False)
+
+
+class TestOracle:
+    def test_it_is_the_best_of_all_heads_on_the_last_features_and_one_tap(self, network, corners, store):
+        oracle = Oracle(64).fit(network, corners, store, progress=False)
+        rivals = []
+        for tap in network.taps:
+            names = {tap.name, network.prelogits}
+            two = replace(network, taps=tuple(t for t in network.taps if t.name in names))
+            rivals.append(AllFeatures("l2", 64).fit(two, corners, store, progress=False).metrics.test_accuracy)
+        assert oracle.metrics.test_accuracy == max(rivals)
+        assert oracle.metrics.test_accuracy > rivals[-1]
+        assert set(oracle.taps) == {oracle.provenance.settings["tap"], network.prelogits}
+
+    def test_it_is_shown_as_an_upper_bound(self, network, corners, store):
+        oracle = Oracle(64).fit(network, corners, store, progress=False)
+        assert oracle.provenance.upper_bound
+        assert "an upper bound: chosen on test images" in model_card(oracle)
+        linear = Linear(64).fit(network, corners, store, progress=False)
+        assert not linear.provenance.upper_bound
+        assert "upper bound" not in model_card(linear)
+
+    def test_without_a_test_split_there_is_nothing_to_choose_on(self, network, corners, store):
+        with pytest.raises(DataError, match="no test split"):
+            Oracle(64).fit(network, replace(corners, test=None), store, progress=False)
 
 
 @pytest.mark.parametrize("scaling", ["none", "kept"])
@@ -156,6 +227,9 @@ def test_names_and_settings_are_checked():
         method_named("head2to")
     with pytest.raises(DataError, match="--keep"):
         method_named("linear", keep=[0.1])
+    with pytest.raises(DataError, match="one --target-size"):
+        method_named("all-l2", target_sizes=[64, 512])
+    assert method_named("head2toe", target_sizes=[64, 512], keep=[0.1], folds=3, seed=1).target_size == (64, 512)
 
 
 def test_a_journal_counts_operations_of_the_task_on_its_own(network, corners, store):

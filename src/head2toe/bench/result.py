@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -50,6 +51,16 @@ class Result:
         return self.suite, self.task, self.backbone, self.method, self.seed
 
 
+def slug(result: Result) -> str:
+    """The name of a result's own files: predictions/SLUG.npz and mistakes/SLUG.json."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", f"{result.task}--{result.backbone}--{result.method}--{result.seed}")
+
+
+def home(result: Result) -> str:
+    """The backbone beside whose other results this one stands: Control's pair stands beside its first network."""
+    return result.backbone.partition("+")[0] if result.method == "control" else result.backbone
+
+
 def read_results(path: Path) -> list[Result]:
     """The results of a file of JSON lines, in its order; a last line that was cut short is passed over."""
     lines = path.read_text().splitlines() if path.exists() else []
@@ -65,7 +76,21 @@ def read_results(path: Path) -> list[Result]:
 
 
 def append_result(path: Path, results: Iterable[Result]) -> None:
-    """Add lines at the end of a file of results."""
+    """Add lines at the end of a file of results, in place of a last line that was cut short."""
+    whole = path.read_bytes() if path.exists() else b""
+    if whole and not whole.endswith(b"\n"):
+        _mend(path, whole)
     with path.open("a") as file:
         for result in results:
             file.write(json.dumps(asdict(result)) + "\n")
+
+
+def _mend(path: Path, whole: bytes) -> None:
+    """End the last line where it is whole, else drop it."""
+    before, _, last = whole.rpartition(b"\n")
+    try:
+        json.loads(last)
+    except ValueError:
+        path.write_bytes(before + b"\n" if before else b"")
+    else:
+        path.write_bytes(whole + b"\n")

@@ -9,26 +9,31 @@ from head2toe.data.csv_file import read_csv
 from head2toe.data.folder import read_folder
 from head2toe.data.parquet import read_parquet, split_files
 from head2toe.data.task import Task, assemble
+from head2toe.data.vtab import is_vtab, read_vtab
 from head2toe.errors import DataError
 
 ACCEPTED = (
     "an image folder (class/… or train|validation|test/class/…), a .parquet file or a folder of "
-    "train|validation|test.parquet (columns image and label), or a .csv file (columns path and label)"
+    "train|validation|test.parquet (columns image and label), a .csv file (columns path and label), or a VTAB-1k task "
+    "(vtab:ROOT/TASK)"
 )
 
 
 def load_task(data: str | Path | Labelled, *, skip_bad: bool = False) -> Task:
-    """The task in `data`: an image folder, Parquet, CSV, or a pair (inputs, labels) in memory.
+    """The task in `data`: an image folder, Parquet, CSV, VTAB-1k, or a pair (inputs, labels) in memory.
 
     Only ids are computed; the extraction decodes. skip_bad=True decodes every picture here too, leaves out what cannot
     be read and lists it in `Task.skipped`. DataError where the data cannot serve as a task.
     """
     if isinstance(data, tuple):
         return task_from_arrays(*data, skip_bad=skip_bad)
-    path = Path(data)
+    named = str(data)
+    path = Path(named.removeprefix("vtab:"))
     if not path.exists():
         raise DataError(f"load: there is no '{data}'; give {ACCEPTED}")
     name = path.resolve().stem if path.is_file() else path.resolve().name
+    if named.startswith("vtab:") or is_vtab(path):
+        return read_vtab(path, skip_bad=skip_bad)
     if path.is_dir() and (files := split_files(path)):
         rows, classes = read_parquet(files)
         return assemble(name, rows, skip_bad=skip_bad, classes=classes)

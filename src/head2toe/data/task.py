@@ -128,11 +128,19 @@ def damage_report(what: str, damaged: Sequence[str], total: int) -> DataError:
     return DataError("\n  ".join(lines))
 
 
-def assemble(name: str, rows: Mapping[str, Rows], *, skip_bad: bool, classes: Sequence[str] | None = None) -> Task:
+def assemble(
+    name: str,
+    rows: Mapping[str, Rows],
+    *,
+    skip_bad: bool,
+    classes: Sequence[str] | None = None,
+    unseen: bool = False,
+) -> Task:
     """A checked `Task` from what a reader found; `classes` gives an order of its own to their names, else sorted.
 
-    Raises DataError where inputs cannot be opened, no train split exists, fewer than two classes are left, or a split
-    holds a class that neither train nor validation has. skip_bad=True decodes every input and leaves out the damaged.
+    Raises DataError where inputs cannot be opened, no train split exists, fewer than two classes are left, or test
+    holds a class that neither train nor validation has; unseen=True lets it (every answer on such rows is wrong).
+    skip_bad=True decodes every input and leaves out the damaged.
     """
     if "train" not in rows:
         raise DataError(f"load '{name}': a train split is needed, found only {', '.join(rows) or 'nothing'}")
@@ -147,7 +155,7 @@ def assemble(name: str, rows: Mapping[str, Rows], *, skip_bad: bool, classes: Se
         found[split] = tuple(key for _, key, reason in inspected if not reason), [labels[row] for row in good], kept
     if damaged and not skip_bad:
         raise damage_report(f"load '{name}'", damaged, sum(len(split.source) for split in rows.values()))
-    names = _class_names(name, {split: labels for split, (_, labels, _) in found.items()}, classes)
+    names = _class_names(name, {split: labels for split, (_, labels, _) in found.items()}, classes, unseen)
     index = {label: c for c, label in enumerate(names)}
     splits = {
         split: Split(ids, np.array([index[label] for label in labels], np.int64), source)
@@ -157,17 +165,21 @@ def assemble(name: str, rows: Mapping[str, Rows], *, skip_bad: bool, classes: Se
     return Task(name, names, splits["train"], splits.get("validation"), splits.get("test"), tuple(damaged))
 
 
-def _class_names(name: str, labels: Mapping[str, Sequence[str]], declared: Sequence[str] | None) -> tuple[str, ...]:
+def _class_names(
+    name: str, labels: Mapping[str, Sequence[str]], declared: Sequence[str] | None, unseen: bool
+) -> tuple[str, ...]:
     if not labels["train"]:
         raise DataError(f"load '{name}': the train split holds no readable input; add some or choose another folder")
     known = {label for split in ("train", "validation") for label in labels.get(split, ())}
-    if unknown := sorted(set(labels.get("test", ())) - known):
+    unknown = sorted(set(labels.get("test", ())) - known)
+    if unknown and not unseen:
         raise DataError(
             f"load '{name}': test holds classes that train lacks: {_listing(unknown)}; add images of them to train, "
             "or remove them from test"
         )
     if len(known) < 2:
         raise DataError(f"load '{name}': at least two classes are needed, every input is '{next(iter(known))}'")
+    known |= set(unknown)
     order = sorted(known) if declared is None else [label for label in declared if label in known]
     return tuple(order)
 

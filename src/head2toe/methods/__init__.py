@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -15,8 +17,6 @@ if TYPE_CHECKING:
     from head2toe.head import Head
     from head2toe.methods.problem import Journal
     from head2toe.store import FeatureStore
-
-NAMES = ("linear", "all-l2", "all-l21", "head2toe")
 
 
 @runtime_checkable
@@ -34,6 +34,28 @@ class Method(Protocol):
     ) -> Head: ...
 
 
+@dataclass(frozen=True)
+class _Entry:
+    """Where a method is, what its name fixes, which of `method_named`'s settings it takes, how many target sizes."""
+
+    home: str
+    fixed: Mapping[str, str] = field(default_factory=dict)
+    takes: tuple[str, ...] = ("target_size", "folds", "seed")
+    several_sizes: bool = False
+
+
+_METHODS: Mapping[str, _Entry] = {
+    "linear": _Entry("linear.Linear"),
+    "all-l1": _Entry("all_features.AllFeatures", {"penalty": "l1"}),
+    "all-l2": _Entry("all_features.AllFeatures", {"penalty": "l2"}),
+    "all-l21": _Entry("all_features.AllFeatures", {"penalty": "l21"}),
+    "head2toe": _Entry("head2toe.Head2Toe", takes=("target_size", "keep", "folds", "seed"), several_sizes=True),
+    "control": _Entry("linear.Control"),
+    "oracle": _Entry("oracle.Oracle"),
+}
+NAMES = tuple(_METHODS)
+
+
 def method_named(
     name: str,
     *,
@@ -42,21 +64,21 @@ def method_named(
     folds: int = 5,
     seed: int = 0,
 ) -> Method:
-    """The method that a user calls `name`; DataError for an unknown one or a setting that it does not have."""
-    from head2toe.methods.all_features import AllFeatures
-    from head2toe.methods.head2toe import Head2Toe
-    from head2toe.methods.linear import Linear
-
-    if name not in NAMES:
+    """The method that a user calls `name`; DataError for an unknown one, or more settings than it can choose from."""
+    if name not in _METHODS:
         near = difflib.get_close_matches(name, NAMES, 1)
         raise DataError(f"method '{name}' is unknown{f', did you mean {near[0]}?' if near else ''}; there are {NAMES}")
-    sizes = list(target_sizes or [512])
-    if name == "head2toe":
-        return Head2Toe(target_size=tuple(sizes), keep=tuple(keep) if keep else None, folds=folds, seed=seed)
-    if keep:
+    entry, sizes = _METHODS[name], tuple(target_sizes or (512,))
+    if keep and "keep" not in entry.takes:
         raise DataError(f"method '{name}' keeps every feature it reads; --keep goes with head2toe")
-    if len(sizes) > 1:
+    if len(sizes) > 1 and "target_size" in entry.takes and not entry.several_sizes:
         raise DataError(f"method '{name}' takes one --target-size; several go with head2toe")
-    if name == "linear":
-        return Linear(target_size=sizes[0], folds=folds, seed=seed)
-    return AllFeatures("l2" if name == "all-l2" else "l21", target_size=sizes[0], folds=folds, seed=seed)
+    given: dict[str, object] = {
+        "target_size": sizes if entry.several_sizes else sizes[0],
+        "keep": tuple(keep) if keep else None,
+        "folds": folds,
+        "seed": seed,
+    }
+    taken = {setting: value for setting, value in given.items() if setting in entry.takes}
+    module, _, cls = entry.home.rpartition(".")
+    return getattr(import_module(f"head2toe.methods.{module}"), cls)(**entry.fixed, **taken)

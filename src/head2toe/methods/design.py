@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from head2toe.head import KeptTap
+from head2toe.methods.final import Layer
 from head2toe.solvers import ridge
 from head2toe.solvers.matrix import columns
 from head2toe.table import FeatureTable, Scaling, scaled
@@ -34,9 +34,14 @@ class Design:
     def n_features(self) -> int:
         return len(self.mean)
 
+    @property
+    def offsets(self) -> np.ndarray:
+        """Where each tap's features start, and at the end how many there are: (L + 1,) int64."""
+        return np.cumsum([0, *(tap.length for tap in self.taps)])
+
     def of_tap(self, name: str) -> np.ndarray:
         """The features of the tap called `name`: (k,) int64 in the whole."""
-        offsets = np.cumsum([0, *(tap.length for tap in self.taps)])
+        offsets = self.offsets
         (at,) = (i for i, tap in enumerate(self.taps) if tap.name == name)
         return np.arange(offsets[at], offsets[at + 1])
 
@@ -44,15 +49,14 @@ class Design:
         """The columns `index` (k,) of the whole: (n, k) float32."""
         return columns(self.blocks).take(index, np.float32)
 
-    def kept(self, index: np.ndarray) -> tuple[KeptTap, ...]:
-        """The features `index`, in rising order, as columns of their taps; taps that keep nothing are left out."""
-        offsets = np.cumsum([0, *(tap.length for tap in self.taps)])
-        cuts = np.searchsorted(index, offsets)
-        return tuple(
-            KeptTap(tap, index[a:b] - offset)
-            for tap, offset, a, b in zip(self.taps, offsets[:-1], cuts[:-1], cuts[1:], strict=True)
-            if b > a
-        )
+    def like(self, table: FeatureTable) -> tuple[np.ndarray, ...]:
+        """Other rows' blocks of some of these taps, scaled and standardised as these are: (m, length) float32 each."""
+        blocks = []
+        for tap, block in zip(table.taps, table.blocks, strict=True):
+            at = self.of_tap(tap.name)
+            values = scaled(block, slice(None), _before(self.scaling)) - self.mean[at].astype(np.float32)
+            blocks.append(values * self.inverse_deviation[at].astype(np.float32))
+        return tuple(blocks)
 
     def scale(self, index: np.ndarray) -> Scale:
         """How the features `index` were standardised."""
@@ -66,7 +70,7 @@ class Design:
         known = scale.inverse_deviation > 0
         deviation = np.divide(1.0, scale.inverse_deviation, out=np.zeros(len(index)), where=known)
         raw = features * deviation.astype(np.float32) + scale.mean.astype(np.float32)
-        cuts = np.cumsum([0, *(len(kept.columns) for kept in self.kept(index))])
+        cuts = np.unique(np.searchsorted(index, self.offsets))
         return _standardised(np.hstack([scaled(raw[:, a:b], slice(None), "kept") for a, b in pairwise(cuts)]))
 
     def gram(self) -> np.ndarray:
@@ -83,10 +87,10 @@ class Scale:
     mean: np.ndarray
     inverse_deviation: np.ndarray
 
-    def undo(self, W: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Weights (k, C) and intercepts (C,) on standardised features, rewritten for scaled ones, float32."""
-        weights = W * self.inverse_deviation[:, None]
-        return weights.astype(np.float32), (b - self.mean @ weights).astype(np.float32)
+    def undo(self, layer: Layer) -> Layer:
+        """A layer on standardised features, rewritten for scaled ones, float32."""
+        W = layer.W * self.inverse_deviation[:, None]
+        return Layer(W.astype(np.float32), (layer.b - self.mean @ W).astype(np.float32))
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,8 +103,7 @@ class Inputs:
 
 def design_of(table: FeatureTable, scaling: Scaling = "tap") -> Design:
     """Scale and standardise a table's blocks; with scaling="kept" they are scaled when features are chosen."""
-    before: Scaling = "none" if scaling == "kept" else scaling
-    parts = [_standardised(scaled(block, slice(None), before)) for block in table.blocks]
+    parts = [_standardised(scaled(block, slice(None), _before(scaling))) for block in table.blocks]
     return Design(
         table.taps,
         tuple(part.features for part in parts),
@@ -108,6 +111,11 @@ def design_of(table: FeatureTable, scaling: Scaling = "tap") -> Design:
         np.concatenate([part.scale.mean for part in parts]),
         np.concatenate([part.scale.inverse_deviation for part in parts]),
     )
+
+
+def _before(scaling: Scaling) -> Scaling:
+    """What a tap goes through before features are chosen."""
+    return "none" if scaling == "kept" else scaling
 
 
 def _standardised(values: np.ndarray) -> Inputs:

@@ -57,10 +57,15 @@ def held_out_right(K: np.ndarray, labels: np.ndarray, held_out: np.ndarray, fits
 
 def fit(features: Matrix, K: np.ndarray, labels: np.ndarray, strength: float, n_classes: int) -> Layer:
     """The layer at one relative strength on all rows of `features` (n, k), whose inner products are K (n, n)."""
-    path = ridge.path(
+    path = solve(K, labels, strength, n_classes)
+    return Layer(ridge.weights(features, path.dual[0]), path.intercepts[0])
+
+
+def solve(K: np.ndarray, labels: np.ndarray, strength: float, n_classes: int) -> ridge.RidgePath:
+    """The fit at one relative strength on all rows, known by their inner products K (n, n)."""
+    return ridge.path(
         K, labels, [strength * scale_of(K)], n_classes=n_classes, tol=FINAL_TOLERANCE, max_iter=FINAL_STEPS
     )
-    return Layer(ridge.weights(features, path.dual[0]), path.intercepts[0])
 
 
 def scale_of(K: np.ndarray) -> float:

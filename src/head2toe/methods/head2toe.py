@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from head2toe.errors import DataError
-from head2toe.head import Head
+from head2toe.methods import frozen
 from head2toe.methods.design import Design, design_of
 from head2toe.methods.final import STRENGTHS, fit, held_out_right, right_without
-from head2toe.methods.outcome import Outcome, head_of
-from head2toe.methods.problem import Journal, Problem, prepare
-from head2toe.methods.relevance import LADDER, Criterion, kept_sets
+from head2toe.methods.outcome import Outcome
+from head2toe.methods.problem import Journal, Problem
+from head2toe.methods.relevance import LADDER, Criterion, Kept, check_criterion, kept_sets
+from head2toe.methods.scores import Evidence
 from head2toe.selection import n_kept
 from head2toe.solvers import ridge
 from head2toe.table import Scaling
@@ -24,18 +24,21 @@ from head2toe.taps import Pool
 if TYPE_CHECKING:
     from head2toe.backbones.core import Backbone
     from head2toe.data import Task
-    from head2toe.store import FeatureStore
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Head2Toe:
     """Selection by relevance over all taps (see `relevance`), then a linear layer on the kept features.
 
     Keep fraction, l2 strength and, where several are given, target size are chosen by cross-validation on train and
-    validation rows; scores are recomputed inside every fold. Equal accuracies go to fewer features. Unless `keep` is
-    given, the last features alone are a candidate too: where they are best, the head is a linear probe. `scaling` says
-    what each image's vector of a tap is divided by: the norm of the whole tap, that of its kept columns (as published,
-    after selection), or nothing.
+    validation rows; scores are recomputed inside every fold. Equal accuracies go to fewer features. Unless `keep` or
+    `window` is given, the last features alone are a candidate too: where they are best, the head is a linear probe.
+    `scaling` says what each image's vector of a tap is divided by: the norm of the whole tap, that of its kept columns
+    (as published, after selection), or nothing.
+
+    For studies, `window=(offset, count)` keeps so many features from that place of the ranking on, and `scores` (F,)
+    stand for the criterion: those of another task, say (see `relevance_scores`). Scores that held-out rows had a part
+    in make the cross-validated accuracy too good.
     """
 
     target_size: int | Sequence[int] = 512
@@ -44,10 +47,25 @@ class Head2Toe:
     scaling: Scaling = "tap"
     folds: int = 5
     seed: int = 0
+    window: tuple[int, int] | None = None
+    scores: np.ndarray | None = None
+    fit = frozen.fit
 
     def __post_init__(self) -> None:
+        check_criterion(self.criterion)
         for fraction in self.fractions:
             n_kept(1, fraction)
+        if self.window is None:
+            return
+        if self.keep is not None:
+            raise DataError("Head2Toe: a window says how many features to keep; give either keep or window")
+        offset, count = self.window
+        if offset < 0 or count < 1:
+            raise DataError(f"Head2Toe: a window is (offset >= 0, count >= 1), got {self.window}")
+
+    @property
+    def name(self) -> str:
+        return "head2toe"
 
     @property
     def fractions(self) -> tuple[float, ...]:
@@ -62,25 +80,25 @@ class Head2Toe:
             raise DataError("Head2Toe: give at least one target size")
         return tuple(Pool(size) for size in sorted(set(sizes)))
 
-    def fit(
-        self,
-        backbone: Backbone,
-        task: Task,
-        store: FeatureStore | str | Path | None = None,
-        *,
-        journal: Journal | None = None,
-        progress: bool = True,
-    ) -> Head:
-        """Fit a head on the train and validation rows. Raises DataError for labels that cannot be cross-validated."""
-        journal = journal or Journal()
-        problem = prepare(
-            backbone, task, store, self.pools, folds=self.folds, seed=self.seed, progress=progress, journal=journal
-        )
+    def reads(self, backbone: Backbone, task: Task) -> tuple[str, ...]:
+        return tuple(tap.name for tap in backbone.taps)
+
+    def choose(self, problem: Problem, journal: Journal) -> Outcome:
         with journal.phase("select"):
             chosen = max((_cross_validated(problem, pool, self) for pool in self.pools), key=_Choice.merit)
         with journal.phase("fit"):
-            outcome = _fitted(problem, chosen, self)
-        return head_of("head2toe", problem, outcome)
+            return _fitted(problem, chosen, self)
+
+    def counts(self, n_features: int) -> list[int]:
+        """How many of `n_features` each setting keeps."""
+        if self.window is not None:
+            return [self.window[1]]
+        return [n_kept(n_features, fraction) for fraction in self.fractions]
+
+    def sets(self, evidence: Evidence, counts: Sequence[int]) -> Iterator[Kept]:
+        """The kept features for each of `counts`, from the largest to the smallest."""
+        criterion = self.criterion if self.scores is None else np.asarray(self.scores, np.float64)
+        return kept_sets(evidence, counts, criterion, 0 if self.window is None else self.window[0])
 
 
 @dataclass(frozen=True)
@@ -99,11 +117,13 @@ class _Choice:
 
 def _cross_validated(problem: Problem, pool: Pool, settings: Head2Toe) -> _Choice:
     design = design_of(problem.table(pool), settings.scaling)
-    counts = [n_kept(design.n_features, fraction) for fraction in settings.fractions]
-    whole = design.gram()
-    right = problem.over_folds(lambda held_out: _right(problem, design, whole, counts, settings, held_out))
+    counts = settings.counts(design.n_features)
+    nobody = np.zeros(len(problem.labels), dtype=bool)
+    evidence = Evidence(design, design.gram(), problem.labels, problem.n_classes, nobody, settings.seed)
+    right = problem.over_folds(lambda out: _right(replace(evidence, held_out=out), counts, settings))
     choices = [_best(pool, count, row / problem.n_held_out) for count, row in zip(counts, right, strict=True)]
-    if settings.keep is None and problem.backbone.prelogits in problem.tap_names:
+    last_there = problem.backbone.prelogits in problem.tap_names
+    if settings.keep is None and settings.window is None and last_there:
         last = design.of_tap(problem.backbone.prelogits)
         K = ridge.gram(design.inputs(last).features)
         right = problem.over_folds(lambda out: right_without(K, problem.labels, out, problem.n_classes))
@@ -117,19 +137,11 @@ def _best(pool: Pool, count: int, accuracy: np.ndarray) -> _Choice:
     return max(choices, key=_Choice.merit)
 
 
-def _right(
-    problem: Problem,
-    design: Design,
-    whole: np.ndarray,
-    counts: Sequence[int],
-    settings: Head2Toe,
-    held_out: np.ndarray,
-) -> np.ndarray:
+def _right(evidence: Evidence, counts: Sequence[int], settings: Head2Toe) -> np.ndarray:
     """Held-out rows that each (count, strength) gets right: (len(counts), len(STRENGTHS)) int64."""
-    sets = kept_sets(
-        design, whole, problem.labels, problem.n_classes, held_out, sorted(set(counts)), settings.criterion
-    )
-    right = {len(kept.index): held_out_right(kept.gram, problem.labels, held_out, kept.fits) for kept in sets}
+    labels, held_out = evidence.labels, evidence.held_out
+    sets = settings.sets(evidence, sorted(set(counts)))
+    right = {len(kept.index): held_out_right(kept.gram, labels, held_out, kept.fits) for kept in sets}
     return np.array([right[count] for count in counts])
 
 
@@ -139,17 +151,25 @@ def _fitted(problem: Problem, chosen: _Choice, settings: Head2Toe) -> Outcome:
         index = design.of_tap(problem.backbone.prelogits)
     else:
         nobody = np.zeros(len(problem.labels), dtype=bool)
-        whole, counts = design.gram(), [chosen.count]
-        (kept,) = kept_sets(design, whole, problem.labels, problem.n_classes, nobody, counts, settings.criterion)
+        evidence = Evidence(design, design.gram(), problem.labels, problem.n_classes, nobody, settings.seed)
+        (kept,) = settings.sets(evidence, [chosen.count])
         index = kept.index
     inputs = design.inputs(index)
     layer = fit(inputs.features, ridge.gram(inputs.features), problem.labels, chosen.strength, problem.n_classes)
-    described: dict[str, float | int | str] = {
+    layer = inputs.scale.undo(layer)
+    return Outcome(
+        design.taps, design.scaling, index, layer, chosen.accuracy, _described(problem, design, chosen, settings)
+    )
+
+
+def _described(problem: Problem, design: Design, chosen: _Choice, settings: Head2Toe) -> dict[str, float | int | str]:
+    criterion = settings.criterion if settings.scores is None else "given scores"
+    return {
         "keep": chosen.count / design.n_features,
         "target_size": chosen.pool.target_size,
         "l2_strength": chosen.strength,
-        "criterion": "last features" if chosen.probe else settings.criterion,
+        "criterion": "last features" if chosen.probe else criterion,
+        **({} if settings.window is None else {"offset": settings.window[0]}),
         "scaling": settings.scaling,
         "folds": problem.n_folds,
     }
-    return Outcome(design, index, layer, inputs.scale, chosen.accuracy, described)

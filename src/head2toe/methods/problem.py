@@ -158,11 +158,11 @@ def fold_of(task: Task, labels: np.ndarray, folds: int, seed: int) -> np.ndarray
         raise DataError(f"fit: {folds} folds need at least {folds} images, got {len(labels)}; lower --folds")
     if folds == 1 and task.validation is not None:
         return np.repeat([-1, 0], [len(task.train.labels), len(task.validation.labels)]).astype(np.int64)
-    spread = _spread(labels, 5 if folds == 1 else folds, seed)
-    return np.where(spread == 0, 0, -1) if folds == 1 else spread
+    dealt = spread(labels, 5 if folds == 1 else folds, seed)
+    return np.where(dealt == 0, 0, -1) if folds == 1 else dealt
 
 
-def _spread(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
+def spread(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
     """Deal the shuffled rows of each class to the folds in turn, the next class starting where the last one ended."""
     random = np.random.default_rng(seed)
     order = random.permutation(len(labels))

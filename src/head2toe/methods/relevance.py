@@ -1,31 +1,41 @@
 """Relevance: which features matter to a task, as nested sets from all features down to the fewest asked for.
 
-Two criteria give a feature the norm of its row of weights as score s_i (equation 4):
-
-- "elimination": the weights of the l2-regularised layer on all features; the least relevant are dropped, the layer is
-  fitted again on the rest, and so on (recursive feature elimination, Guyon et al. 2002, with softmax regression). What
-  a dropped feature had said moves to those that say the same, so that sets stay rich where features are correlated.
-- "group_lasso": the exact group lasso of the paper's equation (4), one ranking for all sets.
+By default features are eliminated: the l2-regularised layer is fitted on all, the features with the smallest rows of
+weights are dropped, the layer is fitted again on the rest, and so on (recursive feature elimination, Guyon et al. 2002,
+with softmax regression). What a dropped feature had said moves to those that say the same, so that sets stay rich where
+features are correlated. Every other criterion is one ranking for all sets, by a score of `scores.SCORES`.
 """
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
-from head2toe.methods.design import Design
+from head2toe.errors import DataError, FeatureError
+from head2toe.methods.design import design_of
 from head2toe.methods.final import SCORING, STRENGTHS, fits_without
+from head2toe.methods.problem import prepare
+from head2toe.methods.scores import SCORES, Evidence
 from head2toe.selection import n_kept, ranking
-from head2toe.solvers import group_lasso, ridge
+from head2toe.solvers import ridge
+from head2toe.solvers.matrix import Matrix
+from head2toe.taps import Pool
 
-Criterion = Literal["elimination", "group_lasso"]
+if TYPE_CHECKING:
+    from head2toe.backbones.core import Backbone
+    from head2toe.data import Task
+    from head2toe.store import FeatureStore
+
+Criterion = Literal[
+    "elimination", "group_lasso", "l2", "l1", "linf", "layer", "halfway", "stable", "variance", "random", "chi2",
+    "f_classif", "mutual_info", "extra_trees",
+]  # fmt: skip
 LADDER = (1.0, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.0025)  # keep fractions that elimination passes on its way down
-PATH_LENGTH = 12
-PATH_END = 0.05  # of lam_max: the group lasso's ranking has settled there
-PATH_TOLERANCE = 1e-3  # relative duality gap
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,78 +47,103 @@ class Kept:
     fits: ridge.RidgePath
 
 
-def kept_sets(
-    design: Design,
-    whole: np.ndarray,
-    labels: np.ndarray,
-    n_classes: int,
-    held_out: np.ndarray,
-    counts: Sequence[int],
-    criterion: Criterion,
-) -> Iterator[Kept]:
-    """The kept features for each of `counts`, from the largest to the smallest, judged by rows not in `held_out` (n,).
+def relevance_scores(
+    backbone: Backbone,
+    task: Task,
+    store: FeatureStore | str | Path | None = None,
+    criterion: Criterion = "elimination",
+    target_size: int = 512,
+    seed: int = 0,
+) -> np.ndarray:
+    """A score for every feature (F,) float64, judged by all train and validation rows: `Head2Toe(scores=...)` takes it.
 
-    `whole` (n, n) are the inner products of all rows in all features.
+    Raises DataError for an unknown criterion.
     """
-    if criterion == "group_lasso":
-        yield from _by_group_lasso(design, whole, labels, n_classes, held_out, counts)
-    else:
-        yield from _by_elimination(design, whole, labels, n_classes, held_out, counts)
+    check_criterion(criterion)
+    problem = prepare(backbone, task, store, [Pool(target_size)], seed=seed)
+    design = design_of(problem.table(Pool(target_size)))
+    nobody = np.zeros(len(problem.labels), dtype=bool)
+    return relevance(Evidence(design, design.gram(), problem.labels, problem.n_classes, nobody, seed), criterion)
 
 
-def _by_elimination(
-    design: Design,
-    whole: np.ndarray,
-    labels: np.ndarray,
-    n_classes: int,
-    held_out: np.ndarray,
-    counts: Sequence[int],
+def relevance(evidence: Evidence, criterion: Criterion) -> np.ndarray:
+    """A score for every feature (F,) float64."""
+    score = _elimination_scores if criterion == "elimination" else SCORES[criterion]
+    return score(evidence).astype(np.float64)
+
+
+def kept_sets(
+    evidence: Evidence, counts: Sequence[int], criterion: Criterion | np.ndarray, offset: int = 0
 ) -> Iterator[Kept]:
-    smallest = min(counts)
-    on_the_way = {n_kept(design.n_features, fraction) for fraction in LADDER}
-    steps = sorted({count for count in on_the_way if count > smallest} | set(counts), reverse=True)
-    index = np.arange(design.n_features)
-    for count, following in zip(steps, [*steps[1:], 0], strict=True):
-        everything = count == design.n_features
-        features = design.blocks if everything and design.scaling != "kept" else design.inputs(index).features
-        K = whole if everything else ridge.gram(features)
-        judged = count in counts and held_out.any()  # else the weights that give relevance are all that is needed
-        fits = fits_without(K, labels, held_out, n_classes, STRENGTHS if judged else SCORING)
-        if count in counts:
-            yield Kept(index, K, fits)
-        if following:
-            weights = ridge.weights(features, _padded(fits.dual[0], held_out))
-            index = np.sort(index[ranking(np.linalg.norm(weights, axis=1))[:following]])
+    """The kept features for each of `counts`, from the largest to the smallest.
 
-
-def _by_group_lasso(
-    design: Design,
-    whole: np.ndarray,
-    labels: np.ndarray,
-    n_classes: int,
-    held_out: np.ndarray,
-    counts: Sequence[int],
-) -> Iterator[Kept]:
-    order = np.arange(design.n_features)
-    if min(counts) < design.n_features:
-        path = group_lasso.path(
-            design.blocks,
-            labels,
-            n_classes=n_classes,
-            n_lams=PATH_LENGTH,
-            lam_ratio=PATH_END,
-            sample_weight=(~held_out).astype(np.float64),
-            tol=PATH_TOLERANCE,
-        )
-        order = ranking(path.scores())
+    A criterion may be scores (F,) that are known already. The first `offset` features of the ranking are passed over.
+    """
+    if isinstance(criterion, str) and criterion == "elimination" and offset == 0:
+        yield from _by_elimination(evidence, counts)
+        return
+    n_features = evidence.design.n_features
+    if offset + max(counts) > n_features:
+        raise FeatureError(f"keep: a window of {max(counts)} features from {offset} on ends beyond the {n_features}")
+    if isinstance(criterion, np.ndarray) and criterion.shape != (n_features,):
+        raise FeatureError(f"keep: {n_features} scores are needed, one a feature, got shape {criterion.shape}")
+    order = np.arange(n_features)
+    if min(counts) < n_features:
+        order = ranking(relevance(evidence, criterion) if isinstance(criterion, str) else criterion)[offset:]
     for count in sorted(counts, reverse=True):
+        _, kept = _fitted(evidence, np.sort(order[:count]), STRENGTHS)
+        yield kept
+
+
+def check_criterion(criterion: str) -> None:
+    """DataError for an unknown name."""
+    names = get_args(Criterion)
+    if criterion not in names:
+        near = difflib.get_close_matches(criterion, names, 1)
+        meant = f", did you mean {near[0]}?" if near else ";"
+        raise DataError(f"Head2Toe: criterion '{criterion}' is unknown{meant} there are {', '.join(names)}")
+
+
+def _by_elimination(evidence: Evidence, counts: Sequence[int]) -> Iterator[Kept]:
+    smallest = min(counts)
+    steps = sorted({count for count in _ladder(evidence) if count > smallest} | set(counts), reverse=True)
+    index = np.arange(evidence.design.n_features)
+    for count, following in zip(steps, [*steps[1:], 0], strict=True):
+        judged = count in counts and evidence.held_out.any()  # else the weights that give relevance are all it takes
+        features, kept = _fitted(evidence, index, STRENGTHS if judged else SCORING)
+        if count in counts:
+            yield kept
+        if following:
+            index = np.sort(index[_by_norm(evidence, features, kept)[:following]])
+
+
+def _elimination_scores(evidence: Evidence) -> np.ndarray:
+    """How late a feature is dropped: F for the last one left, 1 for the first to go."""
+    order = np.arange(evidence.design.n_features)
+    for count in _ladder(evidence):
         index = np.sort(order[:count])
-        K = whole if count == design.n_features else ridge.gram(design.inputs(index).features)
-        yield Kept(index, K, fits_without(K, labels, held_out, n_classes))
+        features, kept = _fitted(evidence, index, SCORING)
+        order[:count] = index[_by_norm(evidence, features, kept)]
+    scores = np.empty(len(order))
+    scores[order] = np.arange(len(order), 0, -1)
+    return scores
 
 
-def _padded(dual: np.ndarray, held_out: np.ndarray) -> np.ndarray:
-    """Dual coefficients (n, C) of all rows, zero for those held out."""
-    full = np.zeros((len(held_out), dual.shape[1]))
-    full[~held_out] = dual
-    return full
+def _ladder(evidence: Evidence) -> list[int]:
+    """The counts at which features are dropped, falling."""
+    return sorted({n_kept(evidence.design.n_features, fraction) for fraction in LADDER}, reverse=True)
+
+
+def _fitted(evidence: Evidence, index: np.ndarray, strengths: np.ndarray) -> tuple[Matrix, Kept]:
+    """What a layer on the features `index`, rising, reads, and its fits."""
+    if len(index) == evidence.design.n_features:
+        features, K = evidence.matrix, evidence.whole
+    else:
+        features = evidence.design.inputs(index).features
+        K = ridge.gram(features)
+    return features, Kept(index, K, fits_without(K, evidence.labels, evidence.held_out, evidence.n_classes, strengths))
+
+
+def _by_norm(evidence: Evidence, features: Matrix, kept: Kept) -> np.ndarray:
+    """Positions (k,) within a kept set from the largest to the smallest row of weights (equation 4)."""
+    return ranking(np.linalg.norm(evidence.weights(features, kept.fits), axis=1))

@@ -13,7 +13,15 @@ from jaxtyping import Float, Int
 from head2toe.solvers.kernels import ENTRY
 from head2toe.solvers.matrix import Matrix, columns
 from head2toe.solvers.targets import targets
-from head2toe.solvers.working_set import Path, Settings, solve_paths
+from head2toe.solvers.working_set import Path, Settings, null_scores, solve_paths
+
+
+def lam_max(
+    X: Matrix, y: Int[np.ndarray, " n"], *, n_classes: int | None = None, sample_weight: np.ndarray | None = None
+) -> float:
+    """The smallest strength at which every weight is zero."""
+    X = columns(X)
+    return float(null_scores(X, targets(y, X.n, n_classes, sample_weight), ENTRY).max())
 
 
 def path(

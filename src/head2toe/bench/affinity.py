@@ -1,0 +1,106 @@
+"""Domain affinity, and whether what a method gains over a linear probe falls with it (the paper's figure 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from head2toe.bench.intervals import LEVEL, RESAMPLES, Interval, by_cell, mean_accuracy
+from head2toe.bench.result import Result
+
+PROBE, SCRATCH = "linear", "scratch"
+
+
+@dataclass(frozen=True)
+class Affinity:
+    """DA = acc(Linear) - acc(Scratch) of a task (equation 1), and every method's gain over Linear; all in [-1, 1].
+
+    A low one is far from what the network was trained on.
+    """
+
+    suite: str
+    task: str
+    group: str
+    backbone: str
+    affinity: float
+    gains: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """How a method's gain goes with affinity over n tasks of one network; None where too few tasks say it.
+
+    Both contain acc(Linear), one with each sign, so that its noise alone pulls the correlation below zero.
+    """
+
+    suite: str
+    backbone: str
+    method: str
+    n: int
+    pearson: float | None
+    pearson_interval: Interval | None
+    spearman: float | None
+    spearman_interval: Interval | None
+
+
+def affinities(results: Sequence[Result]) -> list[Affinity]:
+    """One for each task and network that has both Linear and Scratch; accuracies are means over seeds."""
+    groups = {(result.suite, result.task): result.group for result in results}
+    accuracy: dict[tuple[str, str, str], dict[str, float]] = {}
+    for cell, found in by_cell(results).items():
+        accuracy.setdefault((cell.suite, cell.task, cell.backbone), {})[cell.method] = mean_accuracy(found)
+    return [
+        Affinity(
+            suite=suite,
+            task=task,
+            group=groups[suite, task],
+            backbone=backbone,
+            affinity=of[PROBE] - of[SCRATCH],
+            gains={method: value - of[PROBE] for method, value in of.items() if method not in (PROBE, SCRATCH)},
+        )
+        for (suite, task, backbone), of in accuracy.items()
+        if PROBE in of and SCRATCH in of
+    ]
+
+
+def correlations(points: Sequence[Affinity]) -> list[Correlation]:
+    """Each method's correlation over the tasks of each network, the methods in the order of their appearance."""
+    places = dict.fromkeys((p.suite, p.backbone, method) for p in points for method in p.gains)
+    found = []
+    for suite, backbone, method in places:
+        of = [p for p in points if (p.suite, p.backbone) == (suite, backbone) and method in p.gains]
+        x, y = np.array([p.affinity for p in of]), np.array([p.gains[method] for p in of])
+        found.append(Correlation(suite, backbone, method, len(of), *_pearson(x, y), *_spearman(x, y)))
+    return found
+
+
+def _pearson(x: np.ndarray, y: np.ndarray) -> tuple[float | None, Interval | None]:
+    """The correlation, with Fisher's interval."""
+    from scipy import stats
+
+    if not _varied(x, y):
+        return None, None
+    interval = stats.pearsonr(x, y).confidence_interval(LEVEL)
+    return float(np.corrcoef(x, y)[0, 1]), Interval(float(interval.low), float(interval.high))
+
+
+def _spearman(x: np.ndarray, y: np.ndarray) -> tuple[float | None, Interval | None]:
+    """The rank correlation, with a percentile bootstrap interval over tasks."""
+    from scipy import stats
+
+    if not _varied(x, y):
+        return None, None
+    picked = np.random.default_rng(0).integers(len(x), size=(RESAMPLES, len(x)))
+    ranks = [stats.rankdata(values[picked], axis=1) for values in (x, y)]
+    a, b = (rank - rank.mean(axis=1, keepdims=True) for rank in ranks)
+    spread = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
+    drawn = (a * b).sum(axis=1)[spread > 0] / spread[spread > 0]  # a draw of one task alone says nothing
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(np.corrcoef(stats.rankdata(x), stats.rankdata(y))[0, 1]), Interval(float(low), float(high))
+
+
+def _varied(x: np.ndarray, y: np.ndarray) -> bool:
+    """Whether there are enough points for an interval, and both values vary."""
+    return len(x) >= 4 and bool(np.ptp(x) > 0 and np.ptp(y) > 0)

@@ -1,0 +1,257 @@
+"""Linear probe, Head2Toe or fine-tuning? Numbers on a user's own data in minutes, and a sentence of advice."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from head2toe.apply import stored_logits
+from head2toe.bench.intervals import Interval, interval_of_mean
+from head2toe.bench.studies import folds_for, pooled
+from head2toe.errors import BackboneError
+from head2toe.methods import method_named
+from head2toe.methods.problem import Journal, spread
+from head2toe.store import FeatureStore, default_location
+
+if TYPE_CHECKING:
+    from head2toe.backbones.core import Backbone
+    from head2toe.data import Task
+    from head2toe.head import Head
+
+METHODS = ("linear", "all-l2", "head2toe")
+ROUNDS = 3  # of held-out thirds, where there is no test split
+STEPS, BATCH = 400, 32  # of a fine-tuning that its cost is told for
+WORTH = 0.01  # a gain over the linear probe that is worth a head on many layers
+FAR = 0.1  # and one that shows how far a task is from what the network was trained on
+LOW, ENOUGH = 0.85, 20  # accuracy below which, and images a class from which on, fine-tuning may bring more
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one method reaches: `accuracy` on rows that it never saw, and `cv_accuracy` that its settings were chosen by.
+
+    `difference` and its 95 % interval are to the linear probe on the same rows. `flops`, `seconds` and `task_bytes` are
+    of one fit, extraction of the training images counted in operations whether or not they were stored.
+    """
+
+    method: str
+    accuracy: float
+    cv_accuracy: float
+    difference: float
+    interval: Interval | None
+    n_kept: int
+    n_features: int
+    flops: int
+    seconds: float
+    task_bytes: int
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """What training the whole network would cost: one step was counted and timed, the rest is multiplied."""
+
+    steps: int
+    batch_size: int
+    flops: int
+    seconds: float
+    task_bytes: int
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to use, whether fine-tuning is worth a trial, and why, in a sentence."""
+
+    method: Literal["linear", "head2toe"]
+    try_finetuning: bool
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Methods on one task and network; `judged_on` says which rows the accuracies are of."""
+
+    task: str
+    backbone: str
+    n_train: int
+    n_classes: int
+    n_judged: int
+    judged_on: Literal["test split", "held-out thirds"]
+    scores: tuple[Score, ...]
+    finetuning: FineTuning
+    advice: Advice
+
+
+def compare(
+    backbone: Backbone,
+    task: Task,
+    store: FeatureStore | str | Path | None = None,
+    *,
+    methods: Sequence[str] = METHODS,
+    target_size: int = 512,
+    seed: int = 0,
+) -> Comparison:
+    """Fit every method, the linear probe and Head2Toe among them, and judge all on the same rows.
+
+    These are the test split's or, where there is none, all rows: each third by a fit on the other two.
+    """
+    opened = store if isinstance(store, FeatureStore) else FeatureStore(store or default_location())
+    rounds = _rounds(task, seed)
+    names = dict.fromkeys(("linear", *methods, "head2toe"))
+    trials = {name: _trial(name, backbone, rounds, opened, target_size, seed) for name in names}
+    scores = {name: _score(name, trial, trials["linear"]) for name, trial in trials.items()}
+    finetuning = finetuning_cost(backbone, task)
+    n_train = pooled(task).n_rows
+    return Comparison(
+        task=task.name,
+        backbone=backbone.id,
+        n_train=n_train,
+        n_classes=len(task.classes),
+        n_judged=len(trials["linear"].right),
+        judged_on="test split" if task.test is not None else "held-out thirds",
+        scores=tuple(scores.values()),
+        finetuning=finetuning,
+        advice=advise(scores["linear"], scores["head2toe"], finetuning, n_train / len(task.classes)),
+    )
+
+
+def advise(linear: Score, head2toe: Score, finetuning: FineTuning, images_per_class: float) -> Advice:
+    """The paper's finding as a rule: what Head2Toe gains over a linear probe tells how far a task is from the source.
+
+    No gain that the interval can tell from none: the last layer is enough. Fine-tuning is worth a trial where accuracy
+    is still low and there are images to learn from.
+    """
+    low = head2toe.interval.low if head2toe.interval else 0.0
+    gains = low > 0 and head2toe.difference >= WORTH
+    chosen = head2toe if gains else linear
+    more = chosen.accuracy < LOW and images_per_class >= ENOUGH
+    told = f"{100 * head2toe.difference:+.1f} points over a linear probe{_span(head2toe.interval)}"
+    if not gains:
+        reason = f"A linear probe is enough: Head2Toe brings {told}, so the last layer holds what this task needs"
+    elif head2toe.difference >= FAR:
+        reason = f"Use Head2Toe: it brings {told}, a task far from what the network was trained on"
+    else:
+        reason = f"Use Head2Toe: it brings {told}"
+    if more:
+        reason += (
+            f"; at {chosen.accuracy:.0%} and with {images_per_class:.0f} images a class fine-tuning may bring more, for "
+            f"about {_duration(finetuning.seconds)} a training run and "
+            f"{finetuning.task_bytes / max(1, chosen.task_bytes):,.0f} times the bytes"
+        )
+    return Advice("head2toe" if gains else "linear", more, reason + ".")
+
+
+def finetuning_cost(backbone: Backbone, task: Task, *, steps: int = STEPS, batch_size: int = BATCH) -> FineTuning:
+    """Count the operations of a training step on two of the task's images, and time one on `batch_size` of them.
+
+    The caller's network is left alone: steps are taken by a copy.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    picked = [backbone.preprocess(task.train.source[i % task.train.n_rows]) for i in range(batch_size)]
+    step = _training_step(backbone)
+    with FlopCounterMode(display=False) as counter:
+        step(picked[:2])  # and warm up
+    start = time.perf_counter()
+    step(picked)
+    seconds = time.perf_counter() - start
+    flops = counter.get_total_flops() // 2
+    return FineTuning(steps, batch_size, steps * batch_size * flops, steps * seconds, backbone.n_bytes)
+
+
+def _training_step(backbone: Backbone) -> Callable[[list[np.ndarray]], None]:
+    """Forward and backward through a trainable copy of the network, in the precision that it runs in."""
+    import torch
+
+    from head2toe.backbones.probe import first_tensor
+
+    copies = [copy.deepcopy(network.module).train().requires_grad_() for network in backbone.networks]
+    kind = torch.device(backbone.device).type
+    lower = backbone.precision != "float32"
+
+    def step(rows: list[np.ndarray]) -> None:
+        batches = backbone.collate(rows)
+        for network, module, batch in zip(backbone.networks, copies, batches, strict=True):
+            with torch.autocast(kind, getattr(torch, backbone.precision)) if lower else nullcontext():
+                output = first_tensor(network.run(module, batch))
+            if output is None:
+                raise BackboneError(f"{backbone.id}: the network's output holds no tensor to train on")
+            output.float().square().mean().backward()
+        if kind == "cuda":
+            torch.cuda.synchronize()
+
+    return step
+
+
+@dataclass(frozen=True, eq=False)
+class _Trial:
+    """One method over all rounds: which judged rows it got right (n,) bool, its heads and what they took."""
+
+    right: np.ndarray
+    heads: tuple[Head, ...]
+    journals: tuple[Journal, ...]
+
+
+def _rounds(task: Task, seed: int) -> list[Task]:
+    """The task itself, or thirds that are held out in turn as its test split."""
+    if task.test is not None:
+        return [task]
+    rows = pooled(task)
+    third = spread(rows.labels, ROUNDS, seed)
+    return [
+        replace(task, train=rows.rows(third != out), validation=None, test=rows.rows(third == out))
+        for out in range(ROUNDS)
+    ]
+
+
+def _trial(
+    name: str, backbone: Backbone, rounds: Sequence[Task], store: FeatureStore, target_size: int, seed: int
+) -> _Trial:
+    right, heads, journals = [], [], []
+    for task in rounds:
+        assert task.test is not None, "every round has one"
+        method = method_named(name, target_sizes=[target_size], folds=folds_for(task), seed=seed)
+        journal = Journal()
+        head = method.fit(backbone, task, store, journal=journal)
+        logits = stored_logits(head, task.test, backbone, store, progress=False)
+        right.append(logits.argmax(axis=1) == task.test.labels)
+        heads.append(head)
+        journals.append(journal)
+    return _Trial(np.concatenate(right), tuple(heads), tuple(journals))
+
+
+def _score(name: str, trial: _Trial, probe: _Trial) -> Score:
+    ahead = trial.right.astype(np.float64) - probe.right
+    head, journal = trial.heads[0], trial.journals[0]
+    return Score(
+        method=name,
+        accuracy=float(trial.right.mean()),
+        cv_accuracy=float(np.mean([head.metrics.cv_accuracy for head in trial.heads])),
+        difference=float(ahead.mean()),
+        interval=interval_of_mean(ahead),
+        n_kept=head.n_kept,
+        n_features=head.provenance.n_features,
+        flops=sum(journal.flops.values()),
+        seconds=sum(journal.seconds.values()),
+        task_bytes=head.n_bytes,
+    )
+
+
+def _span(interval: Interval | None) -> str:
+    return f" (95 % {100 * interval.low:+.1f} to {100 * interval.high:+.1f})" if interval else ""
+
+
+def _duration(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 90
+        else f"{seconds / 60:.0f} min"
+        if seconds < 5400
+        else f"{seconds / 3600:.1f} h"
+    )

@@ -1,0 +1,246 @@
+"""The report's figures: from results to a drawing with its caption and its words for who cannot see it.
+
+Each is drawn only where its data are: a figure of nothing is None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
+
+import numpy as np
+
+from head2toe.bench.affinity import Affinity, Correlation
+from head2toe.bench.charts import Axis, Panel, Series, bars, curves, dots, heat, scatter
+from head2toe.bench.costs import Cost
+from head2toe.bench.intervals import by_cell, mean_accuracy
+from head2toe.bench.result import Result
+from head2toe.bench.tables import Table
+
+ACCURACY = Axis("test accuracy", percent=True)
+SHOWN_GAINS = ("oracle", "control", "head2toe", "finetune", "head2toe-ft")
+MOST_PANELS = 3
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing: a `name` for links, its title, how it was made, and its numbers in words for who cannot see it."""
+
+    name: str
+    title: str
+    caption: str
+    alt: str
+    svg: str
+
+
+@dataclass(frozen=True)
+class Study:
+    """How a study is drawn: over what x, and what the reader should look for."""
+
+    title: str
+    x: Axis
+    caption: str
+
+
+STUDIES = {
+    "keep-fraction": Study(
+        "Accuracy against keep fraction", Axis("features kept", log=True, percent=True),
+        "Head2Toe made to keep one fraction of all features; everything else cross-validated.",
+    ),
+    "target-size": Study(
+        "Accuracy against target size", Axis("target size of a tap", log=True),
+        "Larger targets keep more of where things are; keep fraction and strength cross-validated at each.",
+    ),
+    "window": Study(
+        "Accuracy by window of the ranking", Axis("rank of the window's first feature"),
+        "A head on equally many features, taken further and further down the ranking. "
+        "If relevance scores say anything, it falls.",
+    ),
+    "layers": Study(
+        "Single features against whole layers", Axis("features kept", log=True, percent=True),
+        "The same budget spent on the best features, and on whole taps by their mean score. Means over tasks.",
+    ),
+    "n-train": Study(
+        "Accuracy against number of training images", Axis("training images", log=True),
+        "Stratified subsets, each contained in the next, at least one image per class. Means over tasks that have all.",
+    ),
+    "flops-budget": Study(
+        "Accuracy against the share of the network that runs", Axis("operations of the whole network", percent=True),
+        "Only taps that a pass with this share of the network's operations reaches.",
+    ),
+}  # fmt: skip
+
+
+def accuracy_dots(table: Table) -> Figure | None:
+    """Every method's accuracy on every task of one network and suite."""
+    rows = [row for row in table.rows if row.kind == "task"]
+    if not rows or len(table.methods) < 2:
+        return None
+    columns = {
+        method: [row.entries[method].accuracy if method in row.entries else None for row in rows]
+        for method in table.methods
+    }
+    best = {
+        row.name: max((m for m in row.entries if m not in table.upper_bounds), key=lambda m: row.entries[m].accuracy)
+        for row in rows
+        if set(row.entries) - set(table.upper_bounds)
+    }
+    return Figure(
+        f"accuracy-{_anchor(table.suite, table.backbone)}",
+        "Accuracy per task and method",
+        "Diamonds are upper bounds, chosen on test images. Hollow circles are the published recipe."
+        if table.upper_bounds or any(method.startswith("paper-") for method in table.methods)
+        else "Every dot is one method's test accuracy on one task.",
+        "Best method per task: " + ", ".join(f"{task} {method}" for task, method in best.items()),
+        dots([row.name for row in rows], columns, table.upper_bounds, ACCURACY),
+    )
+
+
+def affinity_scatter(points: Sequence[Affinity], correlations: Sequence[Correlation]) -> Figure | None:
+    """The paper's figure 3 for one network: what methods gain over Linear against domain affinity."""
+    shown = [c for name in SHOWN_GAINS for c in correlations if c.method == name and c.n > 1][:MOST_PANELS]
+    if not shown:
+        return None
+    panels = []
+    for correlation in shown:
+        of = [point for point in points if correlation.method in point.gains]
+        gains = np.array([point.gains[correlation.method] for point in of])
+        names = tuple(point.task for point in of)
+        title = f"{correlation.method}: {_correlation(correlation)}"
+        panels.append(Panel(correlation.method, title, names, np.array([point.affinity for point in of]), gains))
+    return Figure(
+        f"affinity-{_anchor(shown[0].suite, shown[0].backbone)}",
+        "Gain over Linear against domain affinity",
+        "Affinity is accuracy of Linear less that of Scratch: on the left, tasks far from what the network learned on. "
+        "r is Pearson's correlation with its 95 % interval.",
+        "; ".join(panel.title for panel in panels),
+        scatter(panels, Axis("domain affinity", percent=True), Axis("gain over Linear", percent=True)),
+    )
+
+
+def study_curves(name: str, results: Sequence[Result]) -> Figure | None:
+    """A study's accuracy over its x: a line per task and their mean or, where it compares several series, those."""
+    kinds = list(dict.fromkeys(str(result.settings["series"]) for result in results))
+    lines = [
+        Series(kind, x, y.mean(axis=0), bold=len(kinds) > 1 or kind == "mean")
+        for kind in kinds
+        for tasks, x, y in [_grid([r for r in results if r.settings["series"] == kind])]
+        if len(tasks) and len(x) > 1
+    ]
+    if not lines:
+        return None
+    if len(kinds) == 1:
+        tasks, x, y = _grid(results)
+        mean = [Series("mean", x, y.mean(axis=0), bold=True)] if len(tasks) > 1 else []
+        lines = [*(Series(task, x, row) for task, row in zip(tasks, y, strict=True)), *mean]
+    study = STUDIES[name]
+    spoken = (
+        f"{line.name} from {line.y[0]:.1%} at {line.x[0]:g} to {line.y[-1]:.1%} at {line.x[-1]:g}" for line in lines
+    )
+    return Figure(
+        f"{name}-{_anchor(results[0].backbone)}", study.title, study.caption, "; ".join(spoken),
+        curves(lines, study.x, ACCURACY),
+    )  # fmt: skip
+
+
+def transfer_heat(results: Sequence[Result]) -> Figure | None:
+    """Scores of one task used for another: accuracy less that with the task's own scores."""
+    targets = list(dict.fromkeys(result.task for result in results))
+    sources = list(dict.fromkeys(str(result.settings["series"]) for result in results))
+    accuracy = {(str(r.settings["series"]), r.task): r.test_accuracy for r in results}
+    own = np.array([accuracy.get((task, task), np.nan) for task in targets])
+    if len(targets) < 2 or not np.isfinite(own).any():
+        return None
+    change = np.array([[accuracy.get((source, task), np.nan) for task in targets] for source in sources]) - own
+    mean = float(np.nanmean(change[change != 0])) if (np.nan_to_num(change) != 0).any() else 0.0
+    return Figure(
+        f"transfer-{_anchor(results[0].backbone)}",
+        "Scores of one task used for another",
+        "Points of accuracy won or lost on the column's task when features are ranked by the row's task.",
+        f"On average a borrowed ranking changes accuracy by {100 * mean:+.1f} points",
+        heat(change, sources, targets, Axis("target task"), signed=True, numbers=True),
+    )
+
+
+def layer_heat(results: Sequence[Result], method: str = "head2toe") -> Figure | None:
+    """Where each task's kept features lie: their share per tap, taps in order of depth."""
+    kept = {r.task: r.kept for r in results if r.method == method and r.kept}
+    if not kept:
+        return None
+    taps = depth_order([result.kept for result in results if result.kept])
+    shares = np.array([[of.get(tap, 0) / sum(of.values()) for tap in taps] for of in kept.values()])
+    favourite = (f"{task} {max(of, key=lambda tap: of[tap])}" for task, of in kept.items())
+    return Figure(
+        f"layers-{_anchor(results[0].backbone)}",
+        "Where the kept features lie",
+        "Share of a task's kept features in each tap, from the input on the left to the last features on the right.",
+        "The tap that gives each task most: " + ", ".join(favourite),
+        heat(shares, list(kept), taps, Axis("tap, by depth"), numbers=False),
+    )
+
+
+def cost_bars(costs: Sequence[Cost]) -> Figure | None:
+    """What a task costs with each method of one network."""
+    titles = {
+        "flops": ("Training operations", "FLOPs"),
+        "seconds": ("Wall time", "s"),
+        "peak_bytes": ("Peak memory", "B"),
+        "task_bytes": ("Bytes per task", "B"),
+    }
+    panels = {
+        title: {cost.method: value for cost in costs if (value := getattr(cost, name))}
+        for name, (title, _) in titles.items()
+    }
+    panels = {title: values for title, values in panels.items() if values}
+    if not panels or len(costs) < 2:
+        return None
+    return Figure(
+        f"costs-{_anchor(costs[0].backbone)}",
+        "What one more task costs",
+        "Means over tasks, logarithmic. Operations are counted for the task on its own, extraction included.",
+        "; ".join(f"{c.method}: " + ", ".join(f"{k} {v:.3g} times" for k, v in c.ratios.items()) for c in costs),
+        bars(panels, dict(titles.values())),
+    )
+
+
+def depth_order(kept: Sequence[dict[str, int]]) -> list[str]:
+    """All taps in an order of depth that agrees with every head's own, each as deep as they allow."""
+    after: dict[str, set[str]] = {tap: set() for of in kept for tap in of}
+    for of in kept:
+        for earlier, later in pairwise(of):
+            after[earlier].add(later)
+    try:
+        return list(TopologicalSorter(after).static_order())[::-1]
+    except CycleError:  # several networks use one name for different places
+        return list(after)
+
+
+def _grid(results: Sequence[Result]) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """(tasks, x (k,), accuracy (tasks, k)): the tasks that were measured at every x, means over seeds."""
+    cells = by_cell(results)
+    accuracy = {(cell.task, _x(found[0])): mean_accuracy(found) for cell, found in cells.items()}
+    x = sorted({at for _, at in accuracy})
+    tasks = list(dict.fromkeys(task for task, _ in accuracy))
+    whole = [task for task in tasks if all((task, at) in accuracy for at in x)]
+    return (
+        whole,
+        np.array(x),
+        np.array([[accuracy[task, at] for at in x] for task in whole]).reshape(len(whole), len(x)),
+    )
+
+
+def _x(result: Result) -> float:
+    return float(result.settings["x"])
+
+
+def _correlation(correlation: Correlation) -> str:
+    if correlation.pearson is None:
+        return f"{correlation.n} tasks"
+    span = correlation.pearson_interval
+    return f"r {correlation.pearson:+.2f}" + (f" ({span.low:+.2f} to {span.high:+.2f})" if span else "")
+
+
+def _anchor(*words: str) -> str:
+    return "-".join("".join(c if c.isalnum() else "-" for c in word) for word in words)

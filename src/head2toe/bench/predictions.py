@@ -1,0 +1,103 @@
+"""What a fitted model says of the test images: probabilities for every interval, mistakes for every reader."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+
+from head2toe.bench.result import Result, slug
+
+if TYPE_CHECKING:
+    from head2toe.data import Split
+    from head2toe.data.task import Item
+
+WORST = 12  # mistakes kept of each fit
+SIDE = 96  # pixels of a thumbnail's longer side
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A test image that was labelled wrong; `thumbnail` is a JPEG in base64, empty where the input is text."""
+
+    name: str
+    label: str
+    predicted: str
+    probability: float
+    thumbnail: str
+
+
+def worst_mistakes(test: Split, probabilities: np.ndarray, classes: tuple[str, ...]) -> list[Mistake]:
+    """The wrong predictions that the model, with probabilities (n, C), is surest of, the surest first."""
+    predicted = probabilities.argmax(axis=1)
+    surest = probabilities.max(axis=1)
+    wrong = np.flatnonzero(predicted != test.labels)
+    worst = wrong[np.argsort(-surest[wrong], kind="stable")[:WORST]]
+    return [
+        Mistake(
+            name=test.source.name(int(row)),
+            label=classes[test.labels[row]],
+            predicted=classes[predicted[row]],
+            probability=float(surest[row]),
+            thumbnail=_thumbnail(test.source[int(row)]),
+        )
+        for row in worst
+    ]
+
+
+def write_predictions(
+    out: Path, result: Result, test: Split, probabilities: np.ndarray, classes: tuple[str, ...]
+) -> None:
+    """Write mistakes/SLUG.json and predictions/SLUG.npz.
+
+    The arrays are probabilities (n, C) float16, labels (n,) int64, and predicted (n,) int64, which rounding would blur.
+    """
+    numbers = {
+        "probabilities": probabilities.astype(np.float16),
+        "labels": test.labels.astype(np.int64),
+        "predicted": probabilities.argmax(axis=1).astype(np.int64),
+    }
+    mistakes = [asdict(mistake) for mistake in worst_mistakes(test, probabilities, classes)]
+    _write_whole(predictions_file(out, result), lambda file: np.savez_compressed(file, **numbers))
+    _write_whole(out / "mistakes" / f"{slug(result)}.json", lambda file: file.write(json.dumps(mistakes).encode()))
+
+
+def read_right(out: Path, result: Result) -> np.ndarray | None:
+    """Which test images a result got right: (n_test,) bool; None where its predictions are not there."""
+    path = predictions_file(out, result)
+    if not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as saved:
+        return saved["predicted"] == saved["labels"]
+
+
+def predictions_file(out: Path, result: Result) -> Path:
+    return out / "predictions" / f"{slug(result)}.npz"
+
+
+def _thumbnail(item: Item) -> str:
+    from head2toe.images import decode
+
+    if isinstance(item, str):
+        return ""
+    image = decode(item)
+    image.thumbnail((SIDE, SIDE))
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=80)
+    return base64.b64encode(stream.getvalue()).decode()
+
+
+def _write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """The file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    with scratch.open("wb") as file:
+        write(file)
+    scratch.replace(path)

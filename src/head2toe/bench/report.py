@@ -1,0 +1,232 @@
+"""Everything that a folder of results says, on one page that needs nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+
+from head2toe import __version__
+from head2toe.bench import figures
+from head2toe.bench.affinity import Correlation, affinities, correlations
+from head2toe.bench.charts import colour_of, quantity
+from head2toe.bench.costs import Cost, costs
+from head2toe.bench.figures import Figure
+from head2toe.bench.intervals import Interval
+from head2toe.bench.predictions import Mistake, read_right
+from head2toe.bench.result import Result, home, read_results, slug
+from head2toe.bench.tables import Row, Table, tables_of
+from head2toe.errors import DataError, MissingExtraError
+
+MISTAKES = 8  # shown of each task
+LAYERS = 5
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """A task's surest mistakes by one method."""
+
+    task: str
+    method: str
+    mistakes: tuple[Mistake, ...]
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The taps that a task's head takes most features from: (tap, share of the kept)."""
+
+    task: str
+    n_kept: int
+    n_features: int
+    taps: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """What was found with one network on one suite."""
+
+    table: Table
+    accuracy: Figure | None
+    affinity: Figure | None
+    correlations: tuple[Correlation, ...]
+    layer_figure: Figure | None
+    layers: tuple[Layers, ...]
+    cost_figure: Figure | None
+    costs: tuple[Cost, ...]
+    wrong: tuple[Wrong, ...]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a reader needs to do it again."""
+
+    versions: tuple[str, ...]
+    seeds: tuple[int, ...]
+    n_results: int
+    commands: tuple[str, ...]
+    settings: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Page:
+    """The whole report, before it is HTML."""
+
+    chapters: tuple[Chapter, ...]
+    studies: tuple[Figure, ...]
+    origin: Origin
+
+
+def write_report(folder: Path, out: Path | None = None) -> Path:
+    """Write the report on `folder`, by default as its `report.html`; it appears whole.
+
+    Raises DataError where the folder holds no results, MissingExtraError without jinja2 and matplotlib.
+    """
+    target = out or folder / "report.html"
+    text = render(page_of(folder))
+    scratch = target.with_name(f".{target.name}.{os.getpid()}")
+    scratch.write_text(text, encoding="utf-8")
+    scratch.replace(target)
+    return target
+
+
+def page_of(folder: Path) -> Page:
+    """What `results.jsonl`, `predictions/`, `mistakes/` and `studies/` of a folder say."""
+    results = read_results(folder / "results.jsonl")
+    studied = {path.stem: read_results(path) for path in sorted((folder / "studies").glob("*.jsonl"))}
+    if not results and not any(studied.values()):
+        raise DataError(f"report: {folder} holds no results; `head2toe bench SUITE --out {folder}` writes them")
+    tables = tables_of(results, partial(read_right, folder))
+    return Page(
+        tuple(_chapter(folder, table, results) for table in tables),
+        tuple(_study_figures(studied)),
+        _origin([*results, *(result for of in studied.values() for result in of)]),
+    )
+
+
+def render(page: Page) -> str:
+    """The page as HTML: styles, script, figures and pictures inside."""
+    try:
+        from jinja2 import Environment, StrictUndefined
+    except ImportError as error:
+        raise MissingExtraError("the report", "report") from error
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"percent": _percent, "points": _points, "span": _span, "quantity": quantity}
+    environment.globals |= {"colour": colour_of, "best": _best, "mean_of": _mean_of}
+    template = environment.from_string((files("head2toe.bench") / "report.html.jinja").read_text(encoding="utf-8"))
+    return template.render(page=page, version=__version__)
+
+
+def _chapter(folder: Path, table: Table, everything: Sequence[Result]) -> Chapter:
+    results = [r for r in everything if (r.suite, home(r)) == (table.suite, table.backbone)]
+    points = affinities(results)
+    correlated = correlations(points)
+    spent = costs(results)
+    seed = min((r.seed for r in results), default=0)
+    first = [r for r in results if r.seed == seed]
+    return Chapter(
+        table=table,
+        accuracy=figures.accuracy_dots(table),
+        affinity=figures.affinity_scatter(points, correlated),
+        correlations=tuple(correlated),
+        layer_figure=figures.layer_heat(first),
+        layers=tuple(_layers(r) for r in first if r.method == "head2toe" and r.kept),
+        cost_figure=figures.cost_bars(spent),
+        costs=tuple(spent),
+        wrong=tuple(_wrong(folder, first)),
+    )
+
+
+def _study_figures(studied: Mapping[str, Sequence[Result]]) -> list[Figure]:
+    drawn = []
+    for name in (*figures.STUDIES, "transfer"):
+        results = studied.get(name, ())
+        for backbone in dict.fromkeys(result.backbone for result in results):
+            of = [result for result in results if result.backbone == backbone]
+            drawn.append(figures.transfer_heat(of) if name == "transfer" else figures.study_curves(name, of))
+    return [figure for figure in drawn if figure is not None]
+
+
+def _layers(result: Result) -> Layers:
+    most = sorted(result.kept, key=lambda tap: -result.kept[tap])[:LAYERS]
+    whole = sum(result.kept.values())
+    shares = tuple((tap, result.kept[tap] / whole) for tap in most)
+    return Layers(result.task, result.n_kept, result.n_features, shares)
+
+
+def _wrong(folder: Path, results: Sequence[Result]) -> list[Wrong]:
+    """The mistakes of Head2Toe or, for a task without it, of whatever was measured first."""
+    found: dict[str, Wrong] = {}
+    for result in sorted(results, key=lambda result: result.method != "head2toe"):
+        path = folder / "mistakes" / f"{slug(result)}.json"
+        if result.task in found or not path.is_file():
+            continue
+        try:
+            mistakes = tuple(Mistake(**entry) for entry in json.loads(path.read_text())[:MISTAKES])
+        except (ValueError, TypeError) as error:
+            raise DataError(
+                f"report: {path} is damaged ({error}); remove it and its result to measure again"
+            ) from error
+        if mistakes:
+            found[result.task] = Wrong(result.task, result.method, mistakes)
+    return sorted(found.values(), key=lambda wrong: wrong.task)
+
+
+def _origin(results: Sequence[Result]) -> Origin:
+    settings: dict[str, dict[str, None]] = {}
+    for result in results:
+        for name, value in result.settings.items():
+            settings.setdefault(name, {})[str(value)] = None
+    told = ("target_size", "target_sizes", "max_test", "folds", "precision", "image_size", "resize", "normalised")
+    return Origin(
+        versions=tuple(sorted({result.version for result in results})),
+        seeds=tuple(sorted({result.seed for result in results})),
+        n_results=len(results),
+        commands=tuple(_commands(results)),
+        settings={name: tuple(settings[name]) for name in told if name in settings},
+    )
+
+
+def _commands(results: Sequence[Result]) -> list[str]:
+    """A command per suite that measures the same again."""
+    lines = []
+    for suite in dict.fromkeys(result.suite for result in results if "series" not in result.settings):
+        of = [result for result in results if result.suite == suite]
+        given = {
+            "--backbones": dict.fromkeys(result.backbone for result in of),
+            "--methods": dict.fromkeys(result.method for result in of),
+            "--seeds": dict.fromkeys(str(result.seed) for result in of),
+        }
+        options = " ".join(f"{option} {','.join(values)}" for option, values in given.items())
+        lines.append(f"head2toe bench {suite} --root ROOT {options} --out OUT")
+    studies = dict.fromkeys(result.suite for result in results if "series" in result.settings)
+    return [*lines, *([f"head2toe study {' '.join(studies)} --root ROOT --out OUT"] if studies else [])]
+
+
+def _best(row: Row, table: Table) -> set[str]:
+    """The methods that share the row's best accuracy as it is shown; upper bounds are never best."""
+    shown = {method: _percent(entry.accuracy) for method, entry in row.entries.items()}
+    fair = [float(text) for method, text in shown.items() if method not in table.upper_bounds]
+    return {m for m, text in shown.items() if m not in table.upper_bounds and float(text) == max(fair)}
+
+
+def _mean_of(table: Table, method: str) -> float | None:
+    """A method's mean over all tasks; None where it lacks one."""
+    entries = [row.entries[method].accuracy for row in table.rows if row.kind == "tasks" and method in row.entries]
+    return entries[0] if entries else None
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:+.1f}"
+
+
+def _span(interval: Interval | None) -> str:
+    return f"{100 * interval.low:.1f} to {100 * interval.high:.1f}" if interval else "–"

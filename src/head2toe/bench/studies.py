@@ -1,0 +1,288 @@
+"""The paper's further studies: one thing about Head2Toe is varied, task by task; every fit is a line of a result.
+
+A line's suite is the study, its `settings` hold the "series" that it belongs to and its place "x" there.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from head2toe.bench.result import Result, append_result, read_results
+from head2toe.bench.run import Failure, Fit, limited
+from head2toe.bench.suite import Suite, SuiteTask
+from head2toe.errors import DataError, Head2ToeError
+from head2toe.methods import method_named
+from head2toe.methods.head2toe import Head2Toe
+from head2toe.methods.problem import Journal, training_splits
+from head2toe.methods.relevance import LADDER, relevance_scores
+from head2toe.taps import Pool
+
+if TYPE_CHECKING:
+    from head2toe.backbones.core import Backbone
+    from head2toe.data import Task
+    from head2toe.data.task import Item, Split
+    from head2toe.head import Head
+    from head2toe.methods import Method
+    from head2toe.store import FeatureStore
+
+TARGET_SIZES = (64, 128, 256, 512, 1024, 2048, 4096)
+WINDOWS = (0, 1, 2, 4, 8, 16, 31)  # places in the ranking, in windows of 1/32 of all features
+BUDGETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # spent on features or on whole layers
+LENT = 0.05  # keep fraction where scores come from another task
+TRAIN_SIZES = (10, 20, 50, 100, 200, 500, 1000)
+COMPARED = ("linear", "all-l2", "head2toe")
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+FOLDS = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where a study is made: a task of a suite, a network, a store, and what all its fits share.
+
+    `lend` gives the relevance scores (F,) of any task of the suite.
+    """
+
+    suite: Suite
+    task: Task
+    lend: Callable[[SuiteTask], np.ndarray]
+    backbone: Backbone
+    store: FeatureStore
+    target_size: int
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Arm:
+    """One fit of a study: the series and the place in it that its accuracy is drawn at."""
+
+    series: str
+    x: float
+    fit: Callable[[Journal], Head]
+
+
+def run(
+    names: Sequence[str],
+    suite: Suite,
+    backbone: Backbone,
+    backbone_name: str,
+    out: Path,
+    store: FeatureStore,
+    *,
+    target_size: int = 512,
+    seeds: Sequence[int] = (0,),
+    max_test: int | None = None,
+    advance: Callable[[int, int], None] = lambda done, total: None,
+) -> Iterator[Result | Failure]:
+    """Make the studies `names` on every task; lines go to `out/studies/NAME.jsonl` as they come, what is there stays.
+
+    What goes wrong for one fit does not stop the others; DataError for an unknown study.
+    """
+    for name in names:
+        if name not in STUDIES:
+            near = difflib.get_close_matches(name, STUDIES, 1)
+            meant = f", did you mean {near[0]}?" if near else ""
+            raise DataError(f"study '{name}' is unknown{meant}; there are {', '.join(STUDIES)}")
+    (out / "studies").mkdir(parents=True, exist_ok=True)
+    load = lru_cache(len(suite.tasks))(lambda task: limited(task.load(), max_test))
+
+    @lru_cache(len(suite.tasks))
+    def lend(task: SuiteTask, seed: int) -> np.ndarray:
+        return relevance_scores(backbone, load(task), store, target_size=target_size, seed=seed)
+
+    places = [(name, task, seed) for name in names for task in suite.tasks for seed in seeds]
+    for done, (name, task, seed) in enumerate(places):
+        advance(done, len(places))
+        try:
+            place = Place(suite, load(task), partial(lend, seed=seed), backbone, store, target_size, seed)
+            yield from _study(name, task, place, backbone_name, out / "studies" / f"{name}.jsonl")
+        except Head2ToeError as error:
+            yield Failure(Fit(task, backbone_name, name, seed), str(error))
+    advance(len(places), len(places))
+
+
+def subset(task: Task, n: int, seed: int) -> Task:
+    """The task with `n` of its train and validation rows; a smaller subset lies within a larger one.
+
+    Classes keep their shares and at least one row. DataError where there are more classes, or fewer rows.
+    """
+    rows = pooled(task)
+    labels, present = rows.labels, len(np.unique(rows.labels))
+    if not present <= n <= len(labels):
+        raise DataError(f"subset: '{task.name}' has {present} classes and {len(labels)} rows; {n} rows hold neither")
+    order = np.random.default_rng(seed).permutation(len(labels))
+    by_class = order[np.argsort(labels[order], kind="stable")]
+    counts = np.unique(labels, return_counts=True)[1]
+    share = np.concatenate([np.arange(count) / count for count in counts])  # 0 for the first row of each class
+    picked = np.sort(by_class[np.argsort(share, kind="stable")[:n]])
+    return replace(task, train=rows.rows(picked), validation=None)
+
+
+def pooled(task: Task) -> Split:
+    """The train and validation rows as one split."""
+    from head2toe.data.task import Split
+
+    splits = training_splits(task)
+    ids = tuple(id for split in splits for id in split.ids)
+    places = [(split, row) for split in splits for row in range(split.n_rows)]
+    return Split(ids, np.concatenate([split.labels for split in splits]), _Rows(places))
+
+
+def folds_for(task: Task) -> int:
+    """Five where every class can be held out, else one held-out fifth."""
+    counts = pooled(task).counts(len(task.classes))
+    return FOLDS if counts[counts > 0].min() > 1 and counts.sum() >= FOLDS else 1
+
+
+def _study(name: str, task: SuiteTask, place: Place, backbone_name: str, path: Path) -> Iterator[Result | Failure]:
+    there = {result.key for result in read_results(path)}
+    for arm in STUDIES[name](place):
+        method = f"{arm.series} {arm.x:g}"
+        if (name, task.name, backbone_name, method, place.seed) in there:
+            continue
+        journal = Journal()
+        try:
+            head = arm.fit(journal)
+        except Head2ToeError as error:
+            yield Failure(Fit(task, backbone_name, f"{name}: {method}", place.seed), str(error))
+            continue
+        result = _result(name, task, backbone_name, method, place, head, journal)
+        result = replace(result, settings=result.settings | {"series": arm.series, "x": arm.x})
+        append_result(path, [result])
+        yield result
+
+
+def _result(
+    study: str, task: SuiteTask, backbone: str, method: str, place: Place, head: Head, journal: Journal
+) -> Result:
+    assert place.task.test is not None, "limited() asks for one"
+    assert head.metrics.test_accuracy is not None, "there is a test split"
+    return Result(
+        suite=study,
+        task=task.name,
+        group=task.group,
+        backbone=backbone,
+        method=method,
+        seed=place.seed,
+        test_accuracy=head.metrics.test_accuracy,
+        cv_accuracy=head.metrics.cv_accuracy,
+        n_train=head.metrics.n_train,
+        n_test=place.task.test.n_rows,
+        n_classes=len(head.classes),
+        n_features=head.provenance.n_features,
+        n_kept=head.n_kept,
+        settings=head.provenance.settings,
+        seconds={phase: round(seconds, 3) for phase, seconds in journal.seconds.items()},
+        flops=dict(journal.flops),
+        task_bytes=head.n_bytes,
+        backbone_bytes=place.backbone.n_bytes,
+    )
+
+
+def _fit(
+    place: Place, method: Method, task: Task | None = None, backbone: Backbone | None = None
+) -> Callable[[Journal], Head]:
+    """How an arm is fitted: on the place's own task and network unless others are given."""
+    network = backbone or place.backbone
+    return lambda journal: method.fit(network, task or place.task, place.store, journal=journal, progress=False)
+
+
+def _keep_fraction(place: Place) -> Iterator[Arm]:
+    for keep in sorted(LADDER):
+        yield Arm("head2toe", keep, _fit(place, _head2toe(place, keep=keep)))
+
+
+def _target_size(place: Place) -> Iterator[Arm]:
+    """One pass of the network serves all sizes."""
+    from head2toe.extract import extract
+
+    extract(place.backbone, place.task.splits, place.store, [Pool(size) for size in TARGET_SIZES], progress=False)
+    for size in TARGET_SIZES:
+        yield Arm("head2toe", float(size), _fit(place, Head2Toe(size, folds=FOLDS, seed=place.seed)))
+
+
+def _window(place: Place) -> Iterator[Arm]:
+    n_features = sum(Pool(place.target_size).length(tap) for tap in place.backbone.taps)
+    width = max(1, n_features // 32)
+    for start in WINDOWS:
+        if (start + 1) * width <= n_features:
+            yield Arm("head2toe", float(start * width), _fit(place, _head2toe(place, window=(start * width, width))))
+
+
+def _layers(place: Place) -> Iterator[Arm]:
+    for series, criterion in (("features", "l2"), ("whole layers", "layer")):
+        for keep in BUDGETS:
+            yield Arm(series, keep, _fit(place, _head2toe(place, keep=keep, criterion=criterion)))
+
+
+def _transfer(place: Place) -> Iterator[Arm]:
+    """Every task of the suite lends its scores, the task itself included."""
+    for source in place.suite.tasks:
+
+        def fit(journal: Journal, source: SuiteTask = source) -> Head:
+            return _fit(place, _head2toe(place, keep=LENT, scores=place.lend(source)))(journal)
+
+        yield Arm(source.name, 0.0, fit)
+
+
+def _n_train(place: Place) -> Iterator[Arm]:
+    labels = pooled(place.task).labels
+    for n in TRAIN_SIZES:
+        if len(np.unique(labels)) <= n <= len(labels):
+            task = subset(place.task, n, place.seed)
+            for name in COMPARED:
+                sizes = [place.target_size]
+                method = method_named(name, target_sizes=sizes, folds=folds_for(task), seed=place.seed)
+                yield Arm(name, float(n), _fit(place, method, task))
+
+
+def _flops_budget(place: Place) -> Iterator[Arm]:
+    from head2toe.backbones.select import cut
+
+    for share in SHARES:
+
+        def fit(journal: Journal, share: float = share) -> Head:
+            reached = replace(place.backbone, taps=cut(place.backbone, share))
+            method = _head2toe(place, keep=LADDER)  # named fractions: the last features may be out of reach
+            return _fit(place, method, backbone=reached)(journal)
+
+        yield Arm("head2toe", share, fit)
+
+
+STUDIES: dict[str, Callable[[Place], Iterator[Arm]]] = {
+    "keep-fraction": _keep_fraction,
+    "target-size": _target_size,
+    "window": _window,
+    "layers": _layers,
+    "transfer": _transfer,
+    "n-train": _n_train,
+    "flops-budget": _flops_budget,
+}
+
+
+def _head2toe(place: Place, **varied) -> Head2Toe:
+    return Head2Toe(place.target_size, folds=FOLDS, seed=place.seed, **varied)
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """Rows of several splits as one source."""
+
+    places: Sequence[tuple[Split, int]]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, row: int, /) -> Item:
+        split, at = self.places[row]
+        return split.source[at]
+
+    def name(self, row: int, /) -> str:
+        split, at = self.places[row]
+        return split.source.name(at)

@@ -1,0 +1,111 @@
+"""Suites: named tasks in groups, loaded when their turn comes."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from head2toe.errors import DataError
+
+if TYPE_CHECKING:
+    from head2toe.data import Task
+
+Groups = Mapping[str, Sequence[str]]
+EVERY = "all"  # the group of a task that has no other
+
+
+@dataclass(frozen=True)
+class SuiteTask:
+    """A task by name and group; `load` reads it."""
+
+    name: str
+    group: str
+    load: Callable[[], Task]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Tasks to measure; `missing` names those that belong to the suite and were not found."""
+
+    name: str
+    tasks: tuple[SuiteTask, ...]
+    missing: tuple[str, ...] = ()
+
+    def only(self, names: Sequence[str]) -> Suite:
+        """The tasks called `names`, in the suite's order; DataError for one that it does not have."""
+        known = [task.name for task in self.tasks]
+        for name in names:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                meant = f", did you mean {near[0]}?" if near else ""
+                raise DataError(f"bench: suite '{self.name}' has no task '{name}'{meant}; it has {', '.join(known)}")
+        return replace(self, tasks=tuple(task for task in self.tasks if task.name in names))
+
+
+def suite_named(name: str, root: Path, *, groups: Groups | None = None) -> Suite:
+    """The suite that a user calls `name`, "packs" or "vtab", in the folder `root`."""
+    if not root.is_dir():
+        raise DataError(f"bench: there is no folder '{root}'; give the folder that holds one folder per task as --root")
+    if name == "vtab":
+        return vtab_suite(root)
+    if name == "packs":
+        return packs_suite(root, groups=groups)
+    raise DataError(f"bench: suite '{name}' is unknown; there are packs (any folder of tasks) and vtab (VTAB-1k)")
+
+
+def packs_suite(root: Path, *, groups: Groups | None = None) -> Suite:
+    """Every folder in `root` as a task, whatever `load_task` reads.
+
+    A task's group is what `groups` says (group -> names of tasks), else "group" in its `info.json`, else "all".
+    """
+    from head2toe.data import load_task
+
+    folders = sorted(child for child in root.iterdir() if child.is_dir() and not child.name.startswith((".", "__")))
+    if not folders:
+        raise DataError(f"bench: {root} holds no folder; expected one folder per task")
+    given = {task: group for group, tasks in (groups or {}).items() for task in tasks}
+    tasks = (SuiteTask(f.name, given.get(f.name) or _group(f), partial(load_task, f)) for f in folders)
+    return Suite("packs", tuple(tasks))
+
+
+def vtab_suite(root: Path) -> Suite:
+    """Those of the nineteen VTAB-1k tasks whose folders are in `root`; DataError where none is."""
+    from head2toe.data.vtab import VTAB, is_vtab, read_vtab
+
+    found, missing = [], []
+    for task in VTAB:
+        folder = next((root / name for name in task.folders if is_vtab(root / name)), None)
+        if folder is None:
+            missing.append(task.name)
+        else:
+            found.append(SuiteTask(task.name, task.group, partial(read_vtab, folder)))
+    if not found:
+        raise DataError(
+            f"bench: {root} holds no VTAB-1k task; expected folders such as {root / 'caltech101'} with images/, "
+            "train800.txt, val200.txt and test.txt"
+        )
+    return Suite("vtab", tuple(found), tuple(missing))
+
+
+def read_groups(path: Path) -> Groups:
+    """Groups from a JSON object: {"natural": ["caltech101", ...], ...}."""
+    try:
+        groups = json.loads(path.read_text())
+        return {str(group): [str(task) for task in tasks] for group, tasks in groups.items()}
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise DataError(f'bench: {path} should be JSON like {{"natural": ["caltech101"]}}: {error}') from error
+
+
+def _group(folder: Path) -> str:
+    info = folder / "info.json"
+    if not info.is_file():
+        return EVERY
+    try:
+        return str(json.loads(info.read_text()).get("group", EVERY))
+    except (ValueError, AttributeError) as error:
+        raise DataError(f"bench: {info} should be a JSON object: {error}") from error

@@ -1,0 +1,258 @@
+"""Results -> a table per network: accuracies, means over tasks and over groups, intervals, wins and losses."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from head2toe.bench.intervals import Cell, Interval, by_cell, interval_of_mean, mean_accuracy
+from head2toe.bench.predictions import read_right
+from head2toe.bench.result import Result, read_results
+from head2toe.data.vtab import VTAB
+from head2toe.errors import DataError
+from head2toe.methods import NAMES
+
+GROUPS = ("natural", "specialized", "structured")  # VTAB's order; other groups follow by name
+PROTOCOL = ("target_sizes", "max_test", "precision", "image_size", "resize", "normalised")
+COMPLETE = {"vtab": tuple(task.name for task in VTAB)}  # suites that have a fixed set of tasks
+Kind = Literal["task", "group", "tasks", "groups"]
+RightOf = Callable[[Result], np.ndarray | None]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An accuracy in [0, 1] with its 95 % interval: over test images for a task, over tasks for a mean."""
+
+    accuracy: float
+    interval: Interval | None
+    n_seeds: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """A task, the mean of a group, of all tasks, or of the groups' means; a mean is there for methods that have all."""
+
+    kind: Kind
+    name: str
+    group: str
+    entries: Mapping[str, Entry]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A method against the reference on the tasks that both have: the mean of the differences, and who is ahead."""
+
+    method: str
+    reference: str
+    n_tasks: int
+    difference: float
+    interval: Interval | None
+    wins: int
+    ties: int
+    losses: int
+
+
+@dataclass(frozen=True)
+class Table:
+    """Everything measured with one network on one suite; `missing` are tasks of the suite without any result."""
+
+    suite: str
+    backbone: str
+    methods: tuple[str, ...]
+    upper_bounds: tuple[str, ...]
+    rows: tuple[Row, ...]
+    comparisons: tuple[Comparison, ...]
+    missing: tuple[str, ...] = ()
+    protocol: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def tables_of(results: Sequence[Result], right_of: RightOf | None = None, *, reference: str = "linear") -> list[Table]:
+    """A table for each suite and network; `right_of` gives the test images that a result got right, for intervals."""
+    cells = by_cell(results)
+    pairs = dict.fromkeys((cell.suite, cell.backbone) for cell in cells)
+    return [_table(pair, _of(cells, *pair), right_of or (lambda result: None), reference) for pair in pairs]
+
+
+def write_tables(out: Path, *, reference: str = "linear") -> list[Table]:
+    """Write `table.md` and `table.csv` from the results in `out`. DataError where there is none."""
+    results = read_results(out / "results.jsonl")
+    if not results:
+        raise DataError(f"bench: {out} holds no results.jsonl with results; run `head2toe bench` with --out {out}")
+    tables = tables_of(results, lambda result: read_right(out, result), reference=reference)
+    (out / "table.md").write_text("\n".join(markdown(table) for table in tables))
+    (out / "table.csv").write_text(as_csv(tables))
+    return tables
+
+
+def markdown(table: Table) -> str:
+    """The table as a page: accuracies in per cent, the best of each row bold, upper bounds marked with †."""
+    names = [_marked(method, table) for method in table.methods]
+    lines = [
+        f"## {table.suite}, {table.backbone}", "",
+        "; ".join(f"{name.replace('_', ' ')} {' or '.join(values)}" for name, values in table.protocol.items()), "",
+        f"| task | {' | '.join(names)} |", "|---|" + "---:|" * len(names),
+    ]  # fmt: skip
+    for row in table.rows:
+        lines.append(f"| {row.name} | {' | '.join(_cells(row, table))} |")
+        if row.kind != "task" and any(entry.interval for entry in row.entries.values()):
+            intervals = (row.entries.get(method) for method in table.methods)
+            lines.append(f"| 95 % interval | {' | '.join(_span(e and e.interval) for e in intervals)} |")
+    lines += ["", *_notes(table), ""]
+    if table.comparisons:
+        reference = table.comparisons[0].reference
+        lines += [f"| against {reference} | tasks | difference | 95 % interval | wins | ties | losses |"]
+        lines += ["|---|---:|---:|---:|---:|---:|---:|"]
+        lines += [
+            f"| {_marked(c.method, table)} | {c.n_tasks} | {100 * c.difference:+.1f} | {_span(c.interval)} "
+            f"| {c.wins} | {c.ties} | {c.losses} |"
+            for c in table.comparisons
+        ]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def as_csv(tables: Iterable[Table]) -> str:
+    """Every entry of every table on a line of its own, accuracies in [0, 1]."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    columns = ("suite", "backbone", "row", "name", "group", "method", "upper_bound", "accuracy", "low", "high", "seeds")
+    writer.writerow(columns)
+    for table in tables:
+        for row in table.rows:
+            for method, entry in row.entries.items():
+                low, high = (entry.interval.low, entry.interval.high) if entry.interval else ("", "")
+                bound = method in table.upper_bounds
+                what = (table.suite, table.backbone, row.kind, row.name, row.group, method, bound)
+                writer.writerow((*what, entry.accuracy, low, high, entry.n_seeds))
+    return stream.getvalue()
+
+
+def _of(cells: Mapping[Cell, list[Result]], suite: str, backbone: str) -> dict[Cell, list[Result]]:
+    return {cell: found for cell, found in cells.items() if (cell.suite, cell.backbone) == (suite, backbone)}
+
+
+def _table(pair: tuple[str, str], cells: Mapping[Cell, list[Result]], right_of: RightOf, reference: str) -> Table:
+    results = [result for found in cells.values() for result in found]
+    methods = sorted({cell.method for cell in cells}, key=lambda name: (name not in NAMES, _place(name, NAMES), name))
+    groups = {result.task: result.group for result in results}
+    tasks = _task_rows(groups, methods, cells, right_of)
+    return Table(
+        suite=pair[0],
+        backbone=pair[1],
+        methods=tuple(methods),
+        upper_bounds=tuple(sorted({result.method for result in results if result.upper_bound})),
+        rows=(*tasks, *_mean_rows(tasks, methods)),
+        comparisons=tuple(_compared(tasks, method, reference) for method in methods if method != reference)
+        if reference in methods
+        else (),
+        missing=tuple(task for task in COMPLETE.get(pair[0], ()) if task not in groups),
+        protocol={
+            name: tuple(dict.fromkeys(str(r.settings[name]) for r in results if name in r.settings))
+            for name in PROTOCOL
+            if any(name in result.settings for result in results)
+        },
+    )
+
+
+def _task_rows(
+    groups: Mapping[str, str], methods: Sequence[str], cells: Mapping[Cell, list[Result]], right_of: RightOf
+) -> list[Row]:
+    found = {(cell.task, cell.method): results for cell, results in cells.items()}
+    order = sorted(groups, key=lambda task: (_place(groups[task], GROUPS), groups[task], task))
+    return [
+        Row("task", task, groups[task], {m: _entry(found[task, m], right_of) for m in methods if (task, m) in found})
+        for task in order
+    ]
+
+
+def _entry(results: Sequence[Result], right_of: RightOf) -> Entry:
+    right = [right_of(result) for result in results]
+    per_image = [one for one in right if one is not None]
+    whole = len(per_image) == len(results) and len({len(one) for one in per_image}) == 1
+    interval = interval_of_mean(np.mean(per_image, axis=0)) if whole else None
+    return Entry(mean_accuracy(results), interval, len(results))
+
+
+def _mean_rows(tasks: Sequence[Row], methods: Sequence[str]) -> list[Row]:
+    groups: dict[str, list[Row]] = {}
+    for row in tasks:
+        groups.setdefault(row.group, []).append(row)
+    rows = []
+    if len(groups) > 1:
+        rows += [_mean("group", f"mean of {group}", group, [of], methods) for group, of in groups.items()]
+    rows.append(_mean("tasks", f"mean of {len(tasks)} tasks", "", [tasks], methods))
+    if len(groups) > 1:
+        rows.append(_mean("groups", f"mean of {len(groups)} groups", "", list(groups.values()), methods))
+    return rows
+
+
+def _mean(kind: Kind, name: str, group: str, samples: Sequence[Sequence[Row]], methods: Sequence[str]) -> Row:
+    entries = {}
+    for method in methods:
+        found = [[row.entries[method] for row in sample if method in row.entries] for sample in samples]
+        if [len(sample) for sample in found] == [len(sample) for sample in samples]:
+            values = [np.array([entry.accuracy for entry in sample]) for sample in found]
+            seeds = min(entry.n_seeds for sample in found for entry in sample)
+            entries[method] = Entry(float(np.mean([v.mean() for v in values])), interval_of_mean(*values), seeds)
+    return Row(kind, name, group, entries)
+
+
+def _compared(tasks: Sequence[Row], method: str, reference: str) -> Comparison:
+    both = [row.entries for row in tasks if method in row.entries and reference in row.entries]
+    ahead = np.array([entries[method].accuracy - entries[reference].accuracy for entries in both])
+    return Comparison(
+        method=method,
+        reference=reference,
+        n_tasks=len(both),
+        difference=float(ahead.mean()) if len(ahead) else 0.0,
+        interval=interval_of_mean(ahead),
+        wins=int((ahead > 0).sum()),
+        ties=int((ahead == 0).sum()),
+        losses=int((ahead < 0).sum()),
+    )
+
+
+def _cells(row: Row, table: Table) -> list[str]:
+    """A row's accuracies in per cent; bounds are never the best."""
+    shown = {method: f"{100 * entry.accuracy:.1f}" for method, entry in row.entries.items()}
+    best = max((float(text) for method, text in shown.items() if method not in table.upper_bounds), default=None)
+    bold = {m for m, text in shown.items() if float(text) == best and m not in table.upper_bounds}
+    return [f"**{shown[m]}**" if m in bold else shown.get(m, "–") for m in table.methods]
+
+
+def _notes(table: Table) -> list[str]:
+    notes = []
+    if table.upper_bounds:
+        notes.append("† chosen on test images: an upper bound, no method to use.")
+    if table.missing:
+        notes.append(f"Not measured, so in no mean: {', '.join(table.missing)}.")
+    widths = [
+        (entry.interval.high - entry.interval.low) / 2
+        for row in table.rows
+        for entry in row.entries.values()
+        if row.kind == "task" and entry.interval
+    ]
+    if widths:
+        notes.append(
+            f"A task's accuracy is known to ±{100 * max(widths):.1f} points or better (95 %, test images resampled); "
+            "intervals of means resample tasks. All of them are in table.csv."
+        )
+    return notes
+
+
+def _marked(method: str, table: Table) -> str:
+    return f"{method} †" if method in table.upper_bounds else method
+
+
+def _span(interval: Interval | None) -> str:
+    return f"{100 * interval.low:.1f} to {100 * interval.high:.1f}" if interval else "–"
+
+
+def _place(name: str, order: Sequence[str]) -> int:
+    return order.index(name) if name in order else len(order)

@@ -1,0 +1,97 @@
+"""VTAB-1k: its nineteen tasks as data, and the folder layout in which they are shared.
+
+Zhai et al. 2019, "A Large-scale Study of Representation Learning with the Visual Task Adaptation Benchmark". A task's
+folder holds `images/` and lists of "path label-number" lines: `train800.txt` and `val200.txt`, or both in one as
+`train800val200.txt`, and `test.txt`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from head2toe.data.sources import Files
+from head2toe.data.task import Rows, Task, assemble
+from head2toe.errors import DataError
+
+Group = Literal["natural", "specialized", "structured"]
+BOTH = "train800val200.txt"
+LISTS = {"train": "train800.txt", "validation": "val200.txt", "test": "test.txt"}
+
+
+@dataclass(frozen=True)
+class VtabTask:
+    """A task of the benchmark; `folders` are the names under which it is shared, the usual one first."""
+
+    group: Group
+    n_classes: int
+    folders: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return self.folders[0]
+
+
+VTAB = (
+    VtabTask("natural", 102, ("caltech101",)),
+    VtabTask("natural", 100, ("cifar", "cifar100")),
+    VtabTask("natural", 47, ("dtd",)),
+    VtabTask("natural", 102, ("oxford_flowers102", "flowers102")),
+    VtabTask("natural", 37, ("oxford_iiit_pet", "pets")),
+    VtabTask("natural", 397, ("sun397",)),
+    VtabTask("natural", 10, ("svhn",)),
+    VtabTask("specialized", 5, ("diabetic_retinopathy", "retinopathy")),
+    VtabTask("specialized", 10, ("eurosat",)),
+    VtabTask("specialized", 2, ("patch_camelyon", "camelyon")),
+    VtabTask("specialized", 45, ("resisc45",)),
+    VtabTask("structured", 8, ("clevr_count",)),
+    VtabTask("structured", 6, ("clevr_dist", "clevr_distance")),
+    VtabTask("structured", 6, ("dmlab",)),
+    VtabTask("structured", 16, ("dsprites_loc", "dsprites_location")),
+    VtabTask("structured", 16, ("dsprites_ori", "dsprites_orientation")),
+    VtabTask("structured", 4, ("kitti",)),
+    VtabTask("structured", 18, ("smallnorb_azi", "smallnorb_azimuth")),
+    VtabTask("structured", 9, ("smallnorb_ele", "smallnorb_elevation")),
+)
+
+
+def is_vtab(folder: Path) -> bool:
+    """Whether a folder has the lists of a VTAB-1k task."""
+    return (folder / LISTS["test"]).is_file() and any((folder / name).is_file() for name in (BOTH, LISTS["train"]))
+
+
+def read_vtab(folder: Path, *, skip_bad: bool = False) -> Task:
+    """The task in `folder`; classes are called by their numbers, as the layout has no names.
+
+    Test may hold classes that the 1,000 training images lack (397 classes do not all fit into them). DataError for a
+    missing list, a line that is no "path number", or a number outside a known task's classes.
+    """
+    if not is_vtab(folder):
+        wanted = f"{LISTS['test']} and {LISTS['train']} with {LISTS['validation']}, or {BOTH}"
+        raise DataError(f"load: {folder} is no VTAB-1k task; expected {wanted}")
+    lists = LISTS if (folder / LISTS["train"]).is_file() else {"train": BOTH, "test": LISTS["test"]}
+    known = next((task for task in VTAB if folder.resolve().name in task.folders), None)
+    rows = {
+        split: _rows(folder, folder / name, known)
+        for split, name in lists.items()
+        if split != "validation" or (folder / name).is_file()
+    }
+    numbers = sorted({label for split in rows.values() for label in split.labels}, key=int)
+    name = folder.resolve().name if known is None else known.name
+    return assemble(name, rows, skip_bad=skip_bad, classes=numbers, unseen=True)
+
+
+def _rows(folder: Path, path: Path, known: VtabTask | None) -> Rows:
+    paths, labels = [], []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        image, _, label = line.strip().rpartition(" ")
+        if not image or not label.isdecimal():
+            raise DataError(f"load: line {number} of {path} should be 'path number', got '{line}'")
+        if known is not None and int(label) >= known.n_classes:
+            raise DataError(
+                f"load: line {number} of {path} has label {label}, {known.name} has {known.n_classes} classes from 0"
+            )
+        paths.append(image)
+        labels.append(str(int(label)))
+    return Rows(Files(str(folder.resolve()), tuple(paths)), labels)

@@ -1,0 +1,115 @@
+"""Oracle: the last features and the one tap that helps most on the test images; an upper bound, no method to ship."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from head2toe.errors import DataError
+from head2toe.head import UPPER_BOUND
+from head2toe.methods import frozen
+from head2toe.methods.design import Design, design_of
+from head2toe.methods.final import STRENGTHS, fit, right_without, solve
+from head2toe.methods.outcome import Outcome
+from head2toe.methods.problem import Journal, Problem
+from head2toe.solvers import ridge
+from head2toe.taps import Pool
+
+if TYPE_CHECKING:
+    from head2toe.backbones.core import Backbone
+    from head2toe.data import Task
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """A linear layer on the last features and one tap, that of the best test accuracy (Figure 3).
+
+    Each tap's l2 strength is cross-validated, only the tap is chosen on test images. The last features alone are a
+    candidate, so that Oracle is never below Linear. DataError for a task without a test split.
+    """
+
+    target_size: int = 512
+    folds: int = 5
+    seed: int = 0
+    fit = frozen.fit
+
+    @property
+    def name(self) -> str:
+        return "oracle"
+
+    @property
+    def pools(self) -> tuple[Pool, ...]:
+        return (Pool(self.target_size),)
+
+    def reads(self, backbone: Backbone, task: Task) -> tuple[str, ...]:
+        if task.test is None:
+            raise DataError(
+                f"oracle: task '{task.name}' has no test split, and Oracle chooses a tap on it; use head2toe"
+            )
+        frozen.last_features(backbone)
+        return tuple(tap.name for tap in backbone.taps)
+
+    def choose(self, problem: Problem, journal: Journal) -> Outcome:
+        (pool,) = self.pools
+        with journal.phase("select"):
+            design = design_of(problem.table(pool))
+            best = max(_candidates(problem, design, pool), key=_Candidate.merit)
+        with journal.phase("fit"):
+            taps = {best.tap, problem.backbone.prelogits}
+            blocks = [block for tap, block in zip(design.taps, design.blocks, strict=True) if tap.name in taps]
+            index = np.sort(np.concatenate([design.of_tap(name) for name in taps]))
+            K = ridge.gram(blocks)
+            layer = fit(blocks, K, problem.labels, best.strength, problem.n_classes)
+        settings: dict[str, float | int | str] = {
+            UPPER_BOUND: "chosen on test images",
+            "tap": best.tap,
+            "target_size": pool.target_size,
+            "l2_strength": best.strength,
+            "folds": problem.n_folds,
+        }
+        layer = design.scale(index).undo(layer)
+        return Outcome(design.taps, design.scaling, index, layer, best.cv_accuracy, settings)
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """One tap beside the last features, at its best cross-validated strength."""
+
+    tap: str
+    strength: float
+    cv_accuracy: float
+    test_accuracy: float
+
+    def merit(self) -> tuple[float, float]:
+        return self.test_accuracy, self.cv_accuracy
+
+
+def _candidates(problem: Problem, design: Design, pool: Pool) -> list[_Candidate]:
+    """Every tap, from inner products alone: those of the last features are computed once, each tap's own added."""
+    last = problem.backbone.prelogits
+    K_last, test_last = _inner(problem, design, pool, last)
+    candidates = [_judged(problem, last, K_last, test_last)]
+    for tap in design.taps:
+        if tap.name != last:
+            K, test = _inner(problem, design, pool, tap.name)
+            candidates.append(_judged(problem, tap.name, K_last + K, test_last + test))
+    return candidates
+
+
+def _inner(problem: Problem, design: Design, pool: Pool, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """A tap's inner products of the training rows (n, n), and of the test rows with them (m, n)."""
+    (block,) = (block for tap, block in zip(design.taps, design.blocks, strict=True) if tap.name == name)
+    return ridge.gram(block), ridge.gram(design.like(problem.test_table(pool, [name])), block)
+
+
+def _judged(problem: Problem, name: str, K: np.ndarray, test: np.ndarray) -> _Candidate:
+    labels, n_classes = problem.labels, problem.n_classes
+    right = problem.over_folds(lambda out: right_without(K, labels, out, n_classes))
+    best = int(np.argmax(right))
+    path = solve(K, labels, STRENGTHS[best], n_classes)
+    assert problem.task.test is not None
+    predicted = (test @ path.dual[0] + path.intercepts[0]).argmax(axis=1)
+    accuracy = float((predicted == problem.task.test.labels).mean())
+    return _Candidate(name, float(STRENGTHS[best]), float(right[best] / problem.n_held_out), accuracy)

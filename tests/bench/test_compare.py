@@ -1,0 +1,100 @@
+"""Advice on cases, and a comparison on a task whose answer is known."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from head2toe.backbones.select import flops
+from head2toe.bench.compare import METHODS, Advice, FineTuning, Score, advise, compare, finetuning_cost
+from head2toe.bench.intervals import Interval
+from head2toe.data import task_from_arrays
+from head2toe.methods.linear import Linear
+from head2toe.present import advice_lines, comparison_table
+from head2toe.store import FeatureStore
+
+LINEAR = Score("linear", 0.7, 0.7, 0.0, Interval(0.0, 0.0), 100, 100, 10**9, 1.0, 1_000)
+COST = FineTuning(400, 32, 10**12, 600.0, 50_000)
+
+
+def advice(gain: float, low: float, high: float, linear: float = 0.7, images: float = 50.0) -> Advice:
+    probe = replace(LINEAR, accuracy=linear)
+    return advise(probe, replace(LINEAR, method="head2toe", accuracy=linear + gain, difference=gain,
+                                 interval=Interval(low, high)), COST, images)  # fmt: skip
+
+
+class TestAdvice:
+    def test_no_gain_means_a_linear_probe(self):
+        given = advice(0.01, -0.01, 0.03, linear=0.95)
+        assert (given.method, given.try_finetuning) == ("linear", False)
+        assert "+1.0 points over a linear probe (95 % -1.0 to +3.0)" in given.sentence
+
+    def test_a_sure_but_tiny_gain_is_not_worth_it(self):
+        assert advice(0.004, 0.001, 0.007).method == "linear"
+
+    def test_a_loss_means_a_linear_probe(self):
+        assert advice(-0.05, -0.08, -0.02).method == "linear"
+
+    def test_a_gain_means_head2toe(self):
+        given = advice(0.05, 0.02, 0.08, linear=0.9)
+        assert (given.method, given.try_finetuning) == ("head2toe", False)
+        assert "far from" not in given.sentence
+
+    def test_a_large_gain_tells_of_a_far_task(self):
+        assert "far from what the network was trained on" in advice(0.2, 0.15, 0.25).sentence
+
+    def test_fine_tuning_is_worth_a_trial_where_accuracy_is_low_and_images_are_many(self):
+        given = advice(0.1, 0.05, 0.15, linear=0.5)
+        assert given.try_finetuning
+        assert "10 min a training run and 50 times the bytes" in given.sentence
+        assert not advice(0.1, 0.05, 0.15, linear=0.5, images=5.0).try_finetuning
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return FeatureStore(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="module")
+def comparison(network, corners, store):
+    return compare(network, corners, store, target_size=64)
+
+
+def test_where_the_spot_is_needs_middle_layers(comparison):
+    assert [score.method for score in comparison.scores] == list(METHODS)
+    assert comparison.advice.method == "head2toe"
+    assert comparison.n_judged == 40
+
+
+def test_scores_are_those_of_the_methods_alone(comparison, network, corners, store):
+    head = Linear(64).fit(network, corners, store, progress=False)
+    assert comparison.scores[0].accuracy == pytest.approx(head.metrics.test_accuracy, abs=1e-12)
+    assert comparison.scores[0].difference == 0.0
+    head2toe = comparison.scores[-1]
+    assert head2toe.difference == pytest.approx(head2toe.accuracy - comparison.scores[0].accuracy, abs=1e-12)
+    assert head2toe.interval.low < head2toe.difference < head2toe.interval.high
+
+
+def test_without_a_test_split_every_row_is_judged_by_a_fit_that_did_not_see_it(network, corners, store):
+    images = np.stack([corners.train.source[i] for i in range(60)])
+    shuffled = np.random.default_rng(0).integers(0, 2, 60)
+    found = compare(network, task_from_arrays(images, shuffled), store, target_size=64)
+    assert (found.judged_on, found.n_judged) == ("held-out thirds", 60)
+    assert all(0.25 < score.accuracy < 0.75 for score in found.scores)
+
+
+def test_a_training_step_is_counted_and_leaves_the_network_alone(network, corners):
+    before = {name: value.clone() for name, value in network.networks[0].module.state_dict().items()}
+    cost = finetuning_cost(network, corners, steps=10, batch_size=4)
+    forward = flops(network)[""]
+    first = 2 * 8 * 8 * 8 * 3 * 9  # of the first convolution: the gradient of its input is not needed
+    assert cost.flops == 10 * 4 * (3 * forward - first)
+    assert cost.task_bytes == network.n_bytes
+    for name, value in network.networks[0].module.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_what_is_printed_holds_the_numbers(comparison):
+    assert comparison_table(comparison).row_count == 3
+    assert comparison.advice.sentence in advice_lines(comparison)

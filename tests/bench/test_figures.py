@@ -1,0 +1,123 @@
+"""What is drawn, from what, and when nothing is."""
+
+from dataclasses import replace
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from head2toe.bench import figures
+from head2toe.bench.affinity import affinities, correlations
+from head2toe.bench.charts import Axis, Series, _apart, curves, quantity
+from head2toe.bench.costs import costs
+from head2toe.bench.tables import tables_of
+
+from .measured import ACCURACY, results, study
+
+
+def words(svg: str) -> list[str]:
+    """The texts of a drawing, which must be well-formed XML."""
+    return [text.strip() for text in ElementTree.fromstring(svg).itertext() if text.strip()]
+
+
+def test_dots_name_every_task_and_method():
+    (table,) = tables_of(results())
+    figure = figures.accuracy_dots(table)
+    assert figure is not None
+    assert {*ACCURACY, "far", "near", "middle"} <= set(words(figure.svg))
+    assert "far finetune" in figure.alt
+    assert "oracle" not in figure.alt
+
+
+def test_affinity_tells_the_correlation():
+    more = [replace(r, task=f"{r.task}2", test_accuracy=0.9 * r.test_accuracy) for r in results()]
+    points = affinities([*results(), *more])
+    found = correlations(points)
+    figure = figures.affinity_scatter(points, found)
+    assert figure is not None
+    (oracle,) = (c for c in found if c.method == "oracle")
+    assert f"oracle: r {oracle.pearson:+.2f}" in figure.alt
+    assert figures.affinity_scatter([], []) is None
+
+
+def test_a_study_shows_tasks_and_their_mean():
+    lines = study("keep-fraction", "head2toe", {"far": {0.01: 0.5, 1.0: 0.6}, "near": {0.01: 0.9, 1.0: 0.8}})
+    figure = figures.study_curves("keep-fraction", lines)
+    assert figure is not None
+    assert {"far", "near", "mean", "1 %", "100 %"} <= set(words(figure.svg))
+    assert "mean from 70.0% at 0.01 to 70.0% at 1" in figure.alt
+
+
+def test_a_study_of_several_series_shows_their_means_over_the_tasks_that_have_all():
+    rows = {"far": {10.0: 0.2, 100.0: 0.4}, "near": {10.0: 0.4, 100.0: 0.6}, "late": {100.0: 0.9}}
+    lines = [*study("n-train", "linear", rows), *study("n-train", "head2toe", {"far": {10.0: 0.3, 100.0: 0.5}})]
+    figure = figures.study_curves("n-train", lines)
+    assert figure is not None
+    assert figure.alt == "linear from 30.0% at 10 to 50.0% at 100; head2toe from 30.0% at 10 to 50.0% at 100"
+    assert figures.study_curves("n-train", study("n-train", "linear", {"far": {10.0: 0.2}})) is None
+
+
+def test_transfer_is_told_against_a_tasks_own_scores():
+    lines = [
+        *study("transfer", "far", {"far": {0.0: 0.7}, "near": {0.0: 0.6}}),
+        *study("transfer", "near", {"far": {0.0: 0.5}, "near": {0.0: 0.8}}),
+    ]
+    figure = figures.transfer_heat(lines)
+    assert figure is not None
+    assert "-20.0 points" in figure.alt
+    assert words(figure.svg).count("-20") == 2
+    assert figures.transfer_heat(lines[:1]) is None
+
+
+def test_taps_come_in_an_order_that_every_head_agrees_with():
+    order = figures.depth_order([{"stem": 1, "block2": 1}, {"block1": 1, "block2": 1, "pool": 1}, {"pool": 2}])
+    assert order.index("stem") < order.index("block2") < order.index("pool")
+    assert order.index("block1") < order.index("block2")
+    assert sorted(figures.depth_order([{"a": 1, "b": 1}, {"b": 1, "a": 1}])) == ["a", "b"]
+
+
+def test_costs_are_ratios_over_shared_tasks():
+    spent = {cost.method: cost for cost in costs([r for r in results() if (r.task, r.method) != ("far", "finetune")])}
+    assert spent["head2toe"].seconds == pytest.approx(3.0)
+    assert spent["finetune"].n_tasks == 2
+    assert spent["finetune"].ratios["flops"] == pytest.approx(1e12 / 1.001e9)
+    assert spent["finetune"].ratios["task_bytes"] == pytest.approx(200)
+    assert set(spent["head2toe"].ratios.values()) == {1.0}
+
+
+def test_a_cost_that_was_not_measured_is_missing_and_not_zero():
+    lines = [replace(r, flops={}) if r.method == "finetune" else r for r in results()]
+    spent = {cost.method: cost for cost in costs(lines)}
+    assert spent["finetune"].flops is None
+    assert "flops" not in spent["finetune"].ratios
+    assert figures.cost_bars(list(spent.values())) is not None
+    assert figures.cost_bars([]) is None
+
+
+def test_drawings_are_the_same_twice_and_take_the_pages_colours():
+    x = np.array([1.0, 2.0])
+    drawn = [curves([Series("a", x, x)], Axis("x"), Axis("y")) for _ in range(2)]
+    assert drawn[0] == drawn[1]
+    assert "currentColor" in drawn[0]
+    assert "#010203" not in drawn[0]
+
+
+def test_labels_keep_their_distance():
+    places = np.array([0.5, 0.51, 0.5, 0.99, 1.0])
+    apart = _apart(places, 0.05)
+    assert np.diff(np.sort(apart)).min() >= 0.05 - 1e-12
+    assert apart.max() <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (999.0, "B", "999 B"),
+        (1.5e6, "B", "1.5 MB"),
+        (3e15, "FLOPs", "3 PFLOPs"),
+        (5000.0, "s", "5000 s"),
+        (0.2, "s", "0.2 s"),
+    ],
+)
+def test_quantities_are_readable(value, unit, text):
+    assert quantity(value, unit) == text

@@ -1,0 +1,149 @@
+"""The page as a browser sees it: it needs nothing else, it speaks, and its tables hold the results' numbers."""
+
+import json
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import pytest
+
+from head2toe.bench.report import page_of, render, write_report
+from head2toe.bench.result import slug
+from head2toe.errors import DataError, MissingExtraError
+
+from .measured import ACCURACY, results, study, write
+
+VOID = {"meta", "img", "br", "input", "link", "hr"}
+
+
+class Parsed(HTMLParser):
+    """Elements with their attributes, tables as rows of words, and whether every tag is closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.tables: list[list[list[str]]] = []
+        self.path: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.path.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.path.pop() == tag
+
+    def handle_data(self, data):
+        if "td" in self.path[-3:] or "th" in self.path[-3:]:
+            self.tables[-1][-1][-1] += data.strip() + (" " if "small" in self.path else "")
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def filled(folder):
+    """A folder as a benchmark, a study and the runner's mistakes leave it."""
+    measured = results()
+    write(folder, measured)
+    write(folder, study("keep-fraction", "head2toe", {"far": {0.01: 0.5, 1.0: 0.6}}), "studies/keep-fraction.jsonl")
+    mistakes = [{"name": "7.png", "label": "<b>cat", "predicted": "dog", "probability": 0.9, "thumbnail": "AAAA"}]
+    (folder / "mistakes").mkdir()
+    wrong = next(r for r in measured if (r.task, r.method) == ("near", "head2toe"))
+    (folder / "mistakes" / f"{slug(wrong)}.json").write_text(json.dumps(mistakes))
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return filled(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    folder = filled(tmp_path_factory.mktemp("results"))
+    return Parsed(write_report(folder).read_text(encoding="utf-8"))
+
+
+def test_the_page_needs_nothing_else(page):
+    for _, attributes in page.elements:
+        for name in ("src", "href", "xlink:href", "action"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:"))
+    assert not page.all("link")
+    assert all(not script for script in page.all("script"))
+
+
+def test_every_tag_is_closed_and_every_id_is_its_own(page):
+    assert page.path == []
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+
+
+def test_every_picture_is_told_in_words(page):
+    drawings = [attributes for attributes in page.all("div") if attributes.get("role") == "img"]
+    assert len(drawings) == len(page.all("svg")) == 5
+    assert all(len(drawing["aria-label"] or "") > 30 for drawing in drawings)
+    assert [image["alt"] for image in page.all("img")] == ["7.png: labelled <b>cat, predicted dog"]
+
+
+def test_the_table_holds_the_results(page):
+    header, *rows = page.tables[0]
+    accuracies = {row[0]: dict(zip(header[2:], row[2:], strict=True)) for row in rows}
+    for method, of in ACCURACY.items():
+        shown = "oracle †" if method == "oracle" else method
+        for task, accuracy in of.items():
+            assert accuracies[task][shown] == f"{100 * accuracy:.1f}"
+    assert accuracies["mean of 3 tasks"]["head2toe"].startswith("71.8")
+    assert accuracies["mean of 2 groups"]["head2toe"].startswith(f"{50 * (0.83 + (0.7 + 0.625) / 2):.1f}")
+
+
+def test_the_best_is_bold_and_never_an_upper_bound(page):
+    marks = [attributes for attributes in page.all("td") if attributes.get("class")]
+    best = [float(m["data-value"] or 0) for m in marks if m["class"] == "best"]
+    assert best[:3] == [0.83, 0.8, 0.625]
+    assert [float(m["data-value"] or 0) for m in marks if m["class"] == "bound"][:3] == [0.9, 0.9, 0.9]
+
+
+def test_headings_go_down_one_step_at_a_time(page):
+    levels = [int(tag[1]) for tag, _ in page.elements if tag in ("h1", "h2", "h3", "h4")]
+    assert levels[0] == 1
+    assert all(after <= before + 2 for before, after in pairwise(levels))
+
+
+def test_the_command_measures_the_same_again(folder):
+    (command,) = (line for line in page_of(folder).origin.commands if " bench " in line)
+    assert "--methods linear,head2toe,finetune,scratch,oracle" in command
+
+
+def test_names_of_users_are_text(folder):
+    hostile = results()[0].__class__(**{**vars(results()[0]), "task": "<script>x</script>"})
+    write(folder, [hostile])
+    assert "<script>x" not in render(page_of(folder))
+
+
+def test_a_folder_without_results_is_refused(tmp_path):
+    with pytest.raises(DataError, match="head2toe bench"):
+        write_report(tmp_path)
+
+
+def test_damaged_mistakes_are_named(folder):
+    (path,) = (folder / "mistakes").iterdir()
+    path.write_text('[{"name": 1')
+    with pytest.raises(DataError, match="near--tiny--head2toe"):
+        page_of(folder)
+
+
+def test_without_jinja_the_extra_is_named(folder, monkeypatch):
+    page = page_of(folder)
+    monkeypatch.setitem(__import__("sys").modules, "jinja2", None)
+    with pytest.raises(MissingExtraError, match=r"head2toe\[report\]"):
+        render(page)

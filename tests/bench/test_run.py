@@ -1,0 +1,194 @@
+"""Real fits of a tiny network on a tiny suite: what is written, what is resumed, what fails alone."""
+
+import base64
+import io
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from head2toe.bench.memory import peak_bytes, reset_peak
+from head2toe.bench.predictions import read_right
+from head2toe.bench.result import append_result, read_results, slug
+from head2toe.bench.run import Conditions, Failure, limited, plan, results_file, run, shown
+from head2toe.bench.suite import Suite, SuiteTask
+from head2toe.data import task_from_arrays
+from head2toe.errors import DataError
+from head2toe.head import Metrics, Provenance
+from head2toe.methods.linear import Linear
+from head2toe.store import FeatureStore
+
+METHODS, CONDITIONS = ("linear", "all-l2"), Conditions((64,), 20)
+
+
+@pytest.fixture(scope="module")
+def suite(corners):
+    return Suite("packs", (SuiteTask("corners", "structured", lambda: corners),))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return FeatureStore(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory, suite, network, store):
+    """A folder of results, and the results as they came."""
+    out = tmp_path_factory.mktemp("out")
+    fits = plan(suite, ["tiny"], METHODS, [0], out, CONDITIONS)
+    return out, list(run(fits, suite, lambda name: network, out, store, conditions=CONDITIONS))
+
+
+@pytest.fixture
+def out(measured, tmp_path):
+    """A copy of the measured folder, to spoil."""
+    results_file(tmp_path).write_bytes(results_file(measured[0]).read_bytes())
+    return tmp_path
+
+
+def test_every_fit_becomes_a_line(measured, corners, network, store):
+    out, results = measured
+    assert read_results(results_file(out)) == results
+    assert [(r.task, r.group, r.backbone, r.method, r.n_test) for r in results] == [
+        ("corners", "structured", "tiny", method, 20) for method in METHODS
+    ]
+    head = Linear(64).fit(network, limited(corners, 20), store, progress=False)
+    linear, all_l2 = results
+    assert linear.test_accuracy == pytest.approx(head.metrics.test_accuracy, abs=1e-12)
+    assert linear.cv_accuracy == head.metrics.cv_accuracy
+    assert linear.kept == {network.prelogits: linear.n_kept}
+    assert sum(all_l2.kept.values()) == all_l2.n_kept == all_l2.n_features > linear.n_kept
+    assert list(all_l2.kept) == [tap.name for tap in network.taps]
+    assert (linear.settings["resize"], linear.settings["max_test"]) == ("squash", 20)
+    assert linear.settings["normalised"] == "mean 0.5 0.5 0.5, std 0.25 0.25 0.25"
+    assert min(linear.peak_bytes, linear.task_bytes, linear.backbone_bytes) > 0
+    assert set(linear.seconds) >= {"extract", "select", "fit"}
+
+
+def test_predictions_and_mistakes_say_the_same_as_the_result(measured, corners):
+    out, results = measured
+    test = limited(corners, 20).test
+    for result in results:
+        with np.load(out / "predictions" / f"{slug(result)}.npz", allow_pickle=False) as saved:
+            assert np.array_equal(saved["labels"], test.labels)
+            assert saved["probabilities"].dtype == np.float16
+            assert np.allclose(saved["probabilities"].sum(axis=1), 1, atol=1e-2)
+        right = read_right(out, result)
+        assert right.mean() == pytest.approx(result.test_accuracy)
+        mistakes = json.loads((out / "mistakes" / f"{slug(result)}.json").read_text())
+        assert len(mistakes) == min(12, (~right).sum())
+        assert all(mistake["label"] != mistake["predicted"] for mistake in mistakes)
+        surest = [mistake["probability"] for mistake in mistakes]
+        assert surest == sorted(surest, reverse=True)
+        for mistake in mistakes:
+            picture = Image.open(io.BytesIO(base64.b64decode(mistake["thumbnail"])))
+            assert (picture.format, max(picture.size)) == ("JPEG", 16)
+
+
+def test_nothing_is_fitted_twice(measured, suite):
+    assert plan(suite, ["tiny"], METHODS, [0], measured[0], CONDITIONS) == []
+    (fit,) = plan(suite, ["tiny"], ["linear"], [0, 1], measured[0], CONDITIONS)
+    assert fit.seed == 1
+
+
+@pytest.mark.parametrize("cut", [1, 40])
+def test_a_killed_run_goes_on(out, measured, suite, network, store, cut):
+    """Killed while the last line was written; without its end alone, the line is still whole."""
+    lines = results_file(out).read_bytes()
+    results_file(out).write_bytes(lines[:-cut])
+    fits = plan(suite, ["tiny"], METHODS, [0], out, CONDITIONS)
+    assert [fit.method for fit in fits] == ([] if cut == 1 else ["all-l2"])
+    again = list(run(fits, suite, lambda name: network, out, store, conditions=CONDITIONS))
+    append_result(results_file(out), [replace(measured[1][0], seed=9)])
+    there = read_results(results_file(out))
+    assert [result.key for result in there[:2]] == [result.key for result in measured[1]]
+    assert [result.seed for result in there] == [0, 0, 9]
+    assert [r.test_accuracy for r in again] == [r.test_accuracy for r in measured[1][2 - len(again) :]]
+
+
+@pytest.mark.parametrize("other", [Conditions((128,), 20), Conditions((64,), None)])
+def test_results_under_other_conditions_are_not_mixed(measured, suite, other):
+    with pytest.raises(DataError, match="choose another --out"):
+        plan(suite, ["tiny"], METHODS, [0], measured[0], other)
+
+
+def test_an_unknown_method_is_refused_before_anything_runs(suite, tmp_path):
+    with pytest.raises(DataError, match="did you mean linear"):
+        plan(suite, ["tiny"], ["linea"], [0], tmp_path, CONDITIONS)
+
+
+def test_what_fails_does_not_stop_the_others(corners, network, store, tmp_path):
+    def broken():
+        raise DataError("the third image is damaged")
+
+    train_only = task_from_arrays(np.stack([corners.train.source[i] for i in range(8)]), corners.train.labels[:8])
+    tasks = {"broken": broken, "untested": lambda: train_only, "corners": lambda: corners}
+    suite = Suite("packs", tuple(SuiteTask(name, "all", load) for name, load in tasks.items()))
+    fits = plan(suite, ["tiny"], ["linear"], [0], tmp_path, CONDITIONS)
+    bad, untested, good = run(fits, suite, lambda name: network, tmp_path, store, conditions=CONDITIONS)
+    assert isinstance(bad, Failure)
+    assert "broken, tiny, linear, seed 0: the third image" in str(bad)
+    assert isinstance(untested, Failure)
+    assert "test split" in untested.reason
+    assert read_results(results_file(tmp_path)) == [good]
+
+
+def test_a_class_with_one_image_is_judged_by_the_validation_split(corners, network, store, tmp_path):
+    images = np.stack([corners.train.source[i] for i in range(24)])
+    labels = corners.train.labels[:24].copy()
+    labels[0] = 4
+    task = task_from_arrays(images[:16], labels[:16], validation=(images[16:], labels[16:]), test=(images, labels))
+    suite = Suite("packs", (SuiteTask("rare", "all", lambda: task),))
+    fits = plan(suite, ["tiny"], ["linear"], [0], tmp_path, Conditions())
+    (result,) = run(fits, suite, lambda name: network, tmp_path, store)
+    assert result.settings["folds"] == 1
+    assert result.cv_accuracy * 8 == pytest.approx(round(result.cv_accuracy * 8))
+
+
+class Whole:
+    """Stands for a network that was trained whole: it says the class of the image's brightest quarter."""
+
+    metrics, provenance, n_bytes = Metrics(60, 0.5), Provenance("finetune", {"lr": 0.1}, 1, 7), 123
+
+    def fit(self, backbone, task, store=None, *, journal=None, progress=True):
+        journal.flops["train"] = 5
+        return self
+
+    def predict_proba(self, inputs):
+        quarters = np.array([[i[:8, :8].mean(), i[:8, 8:].mean(), i[8:, :8].mean(), i[8:, 8:].mean()] for i in inputs])
+        return quarters / quarters.sum(axis=1, keepdims=True)
+
+
+def test_a_network_trained_whole_is_measured_by_its_own_predictions(suite, network, store, tmp_path, monkeypatch):
+    monkeypatch.setattr("head2toe.bench.run.method_named", lambda name, **settings: Whole())
+    monkeypatch.setattr("head2toe.bench.run.BATCH", 7)
+    fits = plan(suite, ["tiny"], ["finetune"], [0], tmp_path, Conditions())
+    (result,) = run(fits, suite, lambda name: network, tmp_path, store)
+    assert result.test_accuracy > 0.9
+    assert (result.n_test, result.n_kept, result.kept, result.task_bytes) == (40, 0, {}, 123)
+    assert (result.flops, result.n_features, result.settings["lr"]) == ({"train": 5}, 7, 0.1)
+
+
+def test_a_limited_test_split_keeps_the_classes_in_proportion():
+    images = np.random.default_rng(0).integers(0, 255, (60, 4, 4, 3), dtype=np.uint8)
+    labels = np.repeat([0, 1, 2], [40, 15, 5])
+    task = task_from_arrays(images, labels, test=(images, labels))
+    test = limited(task, 12).test
+    assert test.counts(3).tolist() == [8, 3, 1]
+    assert limited(task, 12).test.ids == test.ids
+    assert set(test.ids) < set(task.test.ids)
+    assert limited(task, 60) is task
+
+
+def test_names_of_networks_say_nothing_of_folders():
+    assert shown("file:/home/me/nets/a.safetensors+file:b.safetensors") == "a+b"
+    assert shown("timm/resnet50.a1_in1k") == "timm/resnet50.a1_in1k"
+
+
+def test_the_peak_is_that_of_the_stretch():
+    reset_peak()
+    before = peak_bytes()
+    block = np.ones(30_000_000)
+    assert peak_bytes() >= before + block.nbytes * 0.9
