@@ -21,6 +21,7 @@ _HOME = {
     "Head2ToeError": "errors",
     "Linear": "methods.linear",
     "Oracle": "methods.oracle",
+    "Paper": "methods.paper",
     "Pool": "taps",
     "Tap": "taps",
     "Task": "data",
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from head2toe.methods.head2toe import Head2Toe
     from head2toe.methods.linear import Control, Linear
     from head2toe.methods.oracle import Oracle
+    from head2toe.methods.paper import Paper
     from head2toe.store import FeatureStore
     from head2toe.table import FeatureTable
     from head2toe.taps import Pool, Tap
@@ -55,6 +57,7 @@ __all__ = [
     "Head2ToeError",
     "Linear",
     "Oracle",
+    "Paper",
     "Pool",
     "Tap",
     "Task",

@@ -52,6 +52,11 @@ _METHODS: Mapping[str, _Entry] = {
     "head2toe": _Entry("head2toe.Head2Toe", takes=("target_size", "keep", "folds", "seed"), several_sizes=True),
     "control": _Entry("linear.Control"),
     "oracle": _Entry("oracle.Oracle"),
+    "paper-linear": _Entry("paper.Paper", {"method": "linear"}),
+    "paper-all-l1": _Entry("paper.Paper", {"method": "all-l1"}),
+    "paper-all-l2": _Entry("paper.Paper", {"method": "all-l2"}),
+    "paper-all-l21": _Entry("paper.Paper", {"method": "all-l21"}),
+    "paper-head2toe": _Entry("paper.Paper", {"method": "head2toe"}, several_sizes=True),
 }
 NAMES = tuple(_METHODS)
 
@@ -70,7 +75,7 @@ def method_named(
         raise DataError(f"method '{name}' is unknown{f', did you mean {near[0]}?' if near else ''}; there are {NAMES}")
     entry, sizes = _METHODS[name], tuple(target_sizes or (512,))
     if keep and "keep" not in entry.takes:
-        raise DataError(f"method '{name}' keeps every feature it reads; --keep goes with head2toe")
+        raise DataError(f"method '{name}' has no fraction to choose; --keep goes with head2toe")
     if len(sizes) > 1 and "target_size" in entry.takes and not entry.several_sizes:
         raise DataError(f"method '{name}' takes one --target-size; several go with head2toe")
     given: dict[str, object] = {
