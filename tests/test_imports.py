@@ -71,7 +71,7 @@ def test_public_names():
     assert sorted(head2toe.__all__) == [
         "AllFeatures", "Backbone", "Control", "FeatureStore", "FeatureTable", "Head", "Head2Toe", "Head2ToeError",
         "Linear", "Oracle", "Paper", "Pool", "Tap", "Task", "__version__", "load_backbone", "load_head",
-        "load_task", "task_from_arrays",
+        "load_task", "relevance_scores", "task_from_arrays",
     ]  # fmt: skip
 
 

@@ -28,6 +28,7 @@ _HOME = {
     "load_backbone": "backbones",
     "load_head": "head",
     "load_task": "data",
+    "relevance_scores": "methods.relevance",
     "task_from_arrays": "data",
 }
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from head2toe.methods.linear import Control, Linear
     from head2toe.methods.oracle import Oracle
     from head2toe.methods.paper import Paper
+    from head2toe.methods.relevance import relevance_scores
     from head2toe.store import FeatureStore
     from head2toe.table import FeatureTable
     from head2toe.taps import Pool, Tap
@@ -65,6 +67,7 @@ __all__ = [
     "load_backbone",
     "load_head",
     "load_task",
+    "relevance_scores",
     "task_from_arrays",
 ]
 

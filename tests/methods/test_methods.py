@@ -111,11 +111,11 @@ def _useless_sets(evidence, counts, criterion, offset):
         yield Kept(np.arange(count), nothing, fits)
 
 
-def test_a_lasso_of_two_classes_has_opposite_columns_and_drops_features(network, corners, store):
+def test_a_lasso_of_two_classes_pulls_them_apart_and_drops_features(network, corners, store):
     images = np.stack([corners.train.source[i] for i in range(60)])
     task = task_from_arrays(images, corners.train.labels % 2)
     head = AllFeatures("l1", 64).fit(network, task, store, progress=False)
-    assert np.allclose(head.W[:, 0], -head.W[:, 1], atol=1e-6)
+    assert (head.W[:, 0] * head.W[:, 1] <= 0).all()  # what both classes share costs and says nothing
     assert 0 < head.n_kept < head.provenance.n_features
     assert head.metrics.cv_accuracy > 0.9
 
@@ -232,6 +232,6 @@ def test_names_and_settings_are_checked():
         method_named("head2to")
     with pytest.raises(DataError, match="--keep"):
         method_named("linear", keep=[0.1])
-    with pytest.raises(DataError, match="one --target-size"):
+    with pytest.raises(DataError, match="second --target-size"):
         method_named("all-l2", target_sizes=[64, 512])
     assert method_named("head2toe", target_sizes=[64, 512], keep=[0.1], folds=3, seed=1).target_size == (64, 512)

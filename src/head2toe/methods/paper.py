@@ -146,22 +146,19 @@ class _Trained:
 
 def _cross_validated(paper: Paper, problem: Problem, pool: Pool) -> list[_Choice]:
     table, settings = problem.table(pool), paper.settings
+    with problem.bar(f"{paper.name}, {pool.target_size}", problem.n_folds * len(settings)) as advance:
 
-    def right(held_out: np.ndarray) -> np.ndarray:
-        """Held-out rows that each setting gets right."""
-        return np.array(
-            [
-                _right(one.features[held_out], one.layer, problem.labels[held_out])
-                for one in _trained(paper, problem, table, ~held_out, settings)
-            ]
-        )
+        def right(held_out: np.ndarray) -> np.ndarray:
+            """Held-out rows that each setting gets right: (len(settings),) int64."""
+            counts = []
+            for one in _trained(paper, problem, table, ~held_out, settings):
+                logits = one.features[held_out] @ one.layer.W + one.layer.b
+                counts.append((logits.argmax(axis=1) == problem.labels[held_out]).sum())
+                advance()
+            return np.array(counts)
 
-    accuracies = problem.over_folds(right) / problem.n_held_out
+        accuracies = problem.over_folds(right) / problem.n_held_out
     return [_Choice(pool, setting, float(a)) for setting, a in zip(settings, accuracies, strict=True)]
-
-
-def _right(features: np.ndarray, layer: Layer, labels: np.ndarray) -> int:
-    return int(((features @ layer.W + layer.b).argmax(axis=1) == labels).sum())
 
 
 def _trained(
