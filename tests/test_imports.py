@@ -70,8 +70,8 @@ def test_importing_is_light(statement):
 def test_public_names():
     assert sorted(head2toe.__all__) == [
         "AllFeatures", "Backbone", "Control", "FeatureStore", "FeatureTable", "Head", "Head2Toe", "Head2ToeError",
-        "Linear", "Oracle", "Pool", "Tap", "Task", "__version__", "load_backbone", "load_head", "load_task",
-        "task_from_arrays",
+        "Linear", "Oracle", "Paper", "Pool", "Tap", "Task", "__version__", "load_backbone", "load_head",
+        "load_task", "relevance_scores", "task_from_arrays",
     ]  # fmt: skip
 
 

@@ -21,12 +21,14 @@ _HOME = {
     "Head2ToeError": "errors",
     "Linear": "methods.linear",
     "Oracle": "methods.oracle",
+    "Paper": "methods.paper",
     "Pool": "taps",
     "Tap": "taps",
     "Task": "data",
     "load_backbone": "backbones",
     "load_head": "head",
     "load_task": "data",
+    "relevance_scores": "methods.relevance",
     "task_from_arrays": "data",
 }
 
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from head2toe.methods.head2toe import Head2Toe
     from head2toe.methods.linear import Control, Linear
     from head2toe.methods.oracle import Oracle
+    from head2toe.methods.paper import Paper
+    from head2toe.methods.relevance import relevance_scores
     from head2toe.store import FeatureStore
     from head2toe.table import FeatureTable
     from head2toe.taps import Pool, Tap
@@ -55,6 +59,7 @@ __all__ = [
     "Head2ToeError",
     "Linear",
     "Oracle",
+    "Paper",
     "Pool",
     "Tap",
     "Task",
@@ -62,6 +67,7 @@ __all__ = [
     "load_backbone",
     "load_head",
     "load_task",
+    "relevance_scores",
     "task_from_arrays",
 ]
 

@@ -18,6 +18,7 @@ from head2toe.methods.final import fits_without
 from head2toe.methods.head2toe import Head2Toe
 from head2toe.methods.linear import Control, Linear
 from head2toe.methods.oracle import Oracle
+from head2toe.methods.paper import Grid, Paper
 from head2toe.methods.problem import Journal
 from head2toe.methods.relevance import Kept
 from head2toe.store import FeatureStore
@@ -45,8 +46,14 @@ def backbone(name, network, pair):
 
 
 @pytest.fixture(scope="module")
-def head(name, backbone, corners, store):
-    return method_named(name, target_sizes=[64], seed=3).fit(backbone, corners, store, progress=False)
+def method(name):
+    named = method_named(name, target_sizes=[64], seed=3)
+    return replace(named, grid=Grid((60,), (0.1,), (1e-4,), (0.1,))) if isinstance(named, Paper) else named
+
+
+@pytest.fixture(scope="module")
+def head(method, backbone, corners, store):
+    return method.fit(backbone, corners, store, progress=False)
 
 
 class TestEveryMethod:
@@ -69,8 +76,8 @@ class TestEveryMethod:
         inputs = [corners.test.source[i] for i in range(corners.test.n_rows)]
         assert np.allclose(head.predict_proba(inputs, backbone), softmax(head.logits_of(table)), atol=1e-5)
 
-    def test_the_same_seed_gives_the_same_head(self, name, head, corners, backbone, store):
-        again = method_named(name, target_sizes=[64], seed=3).fit(backbone, corners, store, progress=False)
+    def test_the_same_seed_gives_the_same_head(self, method, head, corners, backbone, store):
+        again = method.fit(backbone, corners, store, progress=False)
         assert np.array_equal(again.W, head.W)
         assert again.metrics == head.metrics
 
@@ -106,11 +113,11 @@ def _useless_sets(evidence, counts, criterion, offset):
         yield Kept(np.arange(count), nothing, fits)
 
 
-def test_a_lasso_of_two_classes_has_opposite_columns_and_drops_features(network, corners, store):
+def test_a_lasso_of_two_classes_pulls_them_apart_and_drops_features(network, corners, store):
     images = np.stack([corners.train.source[i] for i in range(60)])
     task = task_from_arrays(images, corners.train.labels % 2)
     head = AllFeatures("l1", 64).fit(network, task, store, progress=False)
-    assert np.allclose(head.W[:, 0], -head.W[:, 1], atol=1e-6)
+    assert (head.W[:, 0] * head.W[:, 1] <= 0).all()  # what both classes share costs and says nothing
     assert 0 < head.n_kept < head.provenance.n_features
     assert head.metrics.cv_accuracy > 0.9
 
@@ -227,7 +234,7 @@ def test_names_and_settings_are_checked():
         method_named("head2to")
     with pytest.raises(DataError, match="--keep"):
         method_named("linear", keep=[0.1])
-    with pytest.raises(DataError, match="one --target-size"):
+    with pytest.raises(DataError, match="second --target-size"):
         method_named("all-l2", target_sizes=[64, 512])
     assert method_named("head2toe", target_sizes=[64, 512], keep=[0.1], folds=3, seed=1).target_size == (64, 512)
 

@@ -34,3 +34,13 @@ def test_a_penalty_shrinks_what_it_penalises(penalty, size):
 def test_nan_features_are_refused():
     with pytest.raises(FeatureError, match="step 0"):
         sgd.fit(np.full((6, 2), np.nan, np.float32), np.array([0, 1, 0, 1, 0, 1]), n_classes=2)
+
+
+@pytest.mark.parametrize("penalty", [None, "l1", "l2", "l21"])
+def test_settings_side_by_side_end_where_each_ends_alone(penalty):
+    lrs, lams = [0.1, 0.01, 0.1], [1e-3, 1e-3, 1e-1]
+    together = sgd.fit_all(X, Y, lrs, lams, n_classes=3, steps=60, penalty=penalty)
+    for (W, b), lr, lam in zip(together, lrs, lams, strict=True):
+        alone = sgd.fit(X, Y, n_classes=3, steps=60, lr=lr, penalty=penalty, lam=lam)
+        np.testing.assert_allclose(W, alone[0], atol=1e-3)
+        np.testing.assert_allclose(b, alone[1], atol=1e-3)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib import import_module
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from head2toe.errors import DataError
 
@@ -35,23 +35,73 @@ class Method(Protocol):
 
 
 @dataclass(frozen=True)
+class _Asked:
+    """What a user asked for."""
+
+    target_sizes: tuple[int, ...]
+    keep: tuple[float, ...] | None
+    folds: int
+    seed: int
+
+
+@dataclass(frozen=True)
 class _Entry:
-    """Where a method is, what its name fixes, which of `method_named`'s settings it takes, how many target sizes."""
+    """How a method is made of what was asked for, and the options that it has and others have not."""
 
-    home: str
-    fixed: Mapping[str, str] = field(default_factory=dict)
-    takes: tuple[str, ...] = ("target_size", "folds", "seed")
-    several_sizes: bool = False
+    make: Callable[[_Asked], Method]
+    options: tuple[str, ...] = ()
 
 
+def _linear(asked: _Asked) -> Method:
+    from head2toe.methods.linear import Linear
+
+    return Linear(asked.target_sizes[0], asked.folds, asked.seed)
+
+
+def _control(asked: _Asked) -> Method:
+    from head2toe.methods.linear import Control
+
+    return Control(asked.target_sizes[0], asked.folds, asked.seed)
+
+
+def _all(penalty: Literal["l1", "l2", "l21"], asked: _Asked) -> Method:
+    from head2toe.methods.all_features import AllFeatures
+
+    return AllFeatures(penalty, asked.target_sizes[0], asked.folds, asked.seed)
+
+
+def _oracle(asked: _Asked) -> Method:
+    from head2toe.methods.oracle import Oracle
+
+    return Oracle(asked.target_sizes[0], asked.folds, asked.seed)
+
+
+def _head2toe(asked: _Asked) -> Method:
+    from head2toe.methods.head2toe import Head2Toe
+
+    return Head2Toe(asked.target_sizes, asked.keep, folds=asked.folds, seed=asked.seed)
+
+
+def _paper(recipe: Literal["linear", "all-l1", "all-l2", "all-l21", "head2toe"], asked: _Asked) -> Method:
+    from head2toe.methods.paper import Paper
+
+    return Paper(recipe, asked.target_sizes, folds=asked.folds, seed=asked.seed)
+
+
+_KEEP, _SIZES = "--keep", "a second --target-size"
 _METHODS: Mapping[str, _Entry] = {
-    "linear": _Entry("linear.Linear"),
-    "all-l1": _Entry("all_features.AllFeatures", {"penalty": "l1"}),
-    "all-l2": _Entry("all_features.AllFeatures", {"penalty": "l2"}),
-    "all-l21": _Entry("all_features.AllFeatures", {"penalty": "l21"}),
-    "head2toe": _Entry("head2toe.Head2Toe", takes=("target_size", "keep", "folds", "seed"), several_sizes=True),
-    "control": _Entry("linear.Control"),
-    "oracle": _Entry("oracle.Oracle"),
+    "linear": _Entry(_linear),
+    "all-l1": _Entry(partial(_all, "l1")),
+    "all-l2": _Entry(partial(_all, "l2")),
+    "all-l21": _Entry(partial(_all, "l21")),
+    "head2toe": _Entry(_head2toe, (_KEEP, _SIZES)),
+    "control": _Entry(_control),
+    "oracle": _Entry(_oracle),
+    "paper-linear": _Entry(partial(_paper, "linear")),
+    "paper-all-l1": _Entry(partial(_paper, "all-l1")),
+    "paper-all-l2": _Entry(partial(_paper, "all-l2")),
+    "paper-all-l21": _Entry(partial(_paper, "all-l21")),
+    "paper-head2toe": _Entry(partial(_paper, "head2toe"), (_SIZES,)),
 }
 NAMES = tuple(_METHODS)
 
@@ -64,21 +114,13 @@ def method_named(
     folds: int = 5,
     seed: int = 0,
 ) -> Method:
-    """The method that a user calls `name`; DataError for an unknown one, or more settings than it can choose from."""
+    """The method that a user calls `name`; DataError for an unknown one or an option that it does not have."""
     if name not in _METHODS:
         near = difflib.get_close_matches(name, NAMES, 1)
         raise DataError(f"method '{name}' is unknown{f', did you mean {near[0]}?' if near else ''}; there are {NAMES}")
-    entry, sizes = _METHODS[name], tuple(target_sizes or (512,))
-    if keep and "keep" not in entry.takes:
-        raise DataError(f"method '{name}' keeps every feature it reads; --keep goes with head2toe")
-    if len(sizes) > 1 and "target_size" in entry.takes and not entry.several_sizes:
-        raise DataError(f"method '{name}' takes one --target-size; several go with head2toe")
-    given: dict[str, object] = {
-        "target_size": sizes if entry.several_sizes else sizes[0],
-        "keep": tuple(keep) if keep else None,
-        "folds": folds,
-        "seed": seed,
-    }
-    taken = {setting: value for setting, value in given.items() if setting in entry.takes}
-    module, _, cls = entry.home.rpartition(".")
-    return getattr(import_module(f"head2toe.methods.{module}"), cls)(**entry.fixed, **taken)
+    asked = _Asked(tuple(target_sizes or [512]), tuple(keep) if keep else None, folds, seed)
+    for option, given in {_KEEP: bool(asked.keep), _SIZES: len(asked.target_sizes) > 1}.items():
+        if given and option not in _METHODS[name].options:
+            others = ", ".join(other for other, entry in _METHODS.items() if option in entry.options)
+            raise DataError(f"method '{name}' has no use for {option}; it goes with {others}")
+    return _METHODS[name].make(asked)

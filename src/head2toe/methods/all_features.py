@@ -87,7 +87,14 @@ def _cross_validated_path(problem: Problem, pool: Pool, penalty: Literal["l1", "
 
         shares = np.geomspace(1.0, PATH_END, PATH_LENGTH)
         lams = shares * solver.lam_max(design.blocks, problem.labels, n_classes=problem.n_classes)
-        right = problem.over_folds(lambda out: _held_out_right(design, problem.labels, out, path(lams, out)))
+        with problem.bar(f"all-{penalty}, fold by fold", problem.n_folds) as advance:
+
+            def on_path(held_out: np.ndarray) -> np.ndarray:
+                right = _held_out_right(design, problem.labels, held_out, path(lams, held_out))
+                advance()
+                return right
+
+            right = problem.over_folds(on_path)
         best = int(np.argmax(right))
     with journal.phase("fit"):
         index, W, b = path(lams[: best + 1]).coef(best)

@@ -61,7 +61,7 @@ def fit(
 
 
 def last_features(backbone: Backbone) -> str:
-    """The tap that a linear probe reads; BackboneError where it is not among those that the backbone was loaded with."""
+    """The tap that a linear probe reads; BackboneError where the backbone was loaded without it."""
     if backbone.prelogits not in {tap.name for tap in backbone.taps}:
         raise BackboneError(
             f"fit: {backbone.id} was loaded without its last features '{backbone.prelogits}', which this method reads; "

@@ -58,10 +58,9 @@ class Oracle:
             best = max(_candidates(problem, design, pool), key=_Candidate.merit)
         with journal.phase("fit"):
             taps = {best.tap, problem.backbone.prelogits}
-            blocks = [block for tap, block in zip(design.taps, design.blocks, strict=True) if tap.name in taps]
             index = np.sort(np.concatenate([design.of_tap(name) for name in taps]))
-            K = ridge.gram(blocks)
-            layer = fit(blocks, K, problem.labels, best.strength, problem.n_classes)
+            features = design.features(index)
+            layer = fit(features, ridge.gram(features), problem.labels, best.strength, problem.n_classes)
         settings: dict[str, float | int | str] = {
             UPPER_BOUND: "chosen on test images",
             "tap": best.tap,
@@ -91,10 +90,12 @@ def _candidates(problem: Problem, design: Design, pool: Pool) -> list[_Candidate
     last = problem.backbone.prelogits
     K_last, test_last = _inner(problem, design, pool, last)
     candidates = [_judged(problem, last, K_last, test_last)]
-    for tap in design.taps:
-        if tap.name != last:
-            K, test = _inner(problem, design, pool, tap.name)
-            candidates.append(_judged(problem, tap.name, K_last + K, test_last + test))
+    others = [tap.name for tap in design.taps if tap.name != last]
+    with problem.bar("oracle, tap by tap", len(others)) as advance:
+        for name in others:
+            K, test = _inner(problem, design, pool, name)
+            candidates.append(_judged(problem, name, K_last + K, test_last + test))
+            advance()
     return candidates
 
 

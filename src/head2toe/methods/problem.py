@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from rich.console import Console
+from rich.progress import Progress
 from threadpoolctl import threadpool_limits
 
 from head2toe.errors import DataError
@@ -54,7 +56,7 @@ class Journal:
 class Problem:
     """A task on a backbone, its features extracted: train and validation rows pooled for cross-validation.
 
-    `labels` (n,) int64 and `folds` (n,) int64 follow the rows of `table(pool)`.
+    `labels` (n,) int64 and `folds` (n,) int64 follow the rows of `table(pool)`; `progress` allows bars.
     """
 
     backbone: Backbone
@@ -63,6 +65,7 @@ class Problem:
     tap_names: tuple[str, ...]
     labels: np.ndarray
     folds: np.ndarray
+    progress: bool = True
 
     @property
     def n_classes(self) -> int:
@@ -86,6 +89,14 @@ class Problem:
         held_out = [self.folds == fold for fold in range(self.n_folds)]
         with threadpool_limits(1), ThreadPoolExecutor(min(self.n_folds, os.cpu_count() or 1)) as threads:
             return np.sum(list(threads.map(right, held_out)), axis=0)
+
+    @contextmanager
+    def bar(self, what: str, total: int) -> Iterator[Callable[[], None]]:
+        """A bar on stderr with the time left, one step a call; nothing where stderr is no terminal."""
+        console = Console(stderr=True)
+        with Progress(console=console, disable=not (self.progress and console.is_terminal), transient=True) as shown:
+            bar = shown.add_task(what, total=total)
+            yield lambda: shown.advance(bar)
 
     def table(self, pool: Pool) -> FeatureTable:
         """Features (n, F) of the train and validation rows."""
@@ -131,7 +142,7 @@ def prepare(
         journal.extraction = extract(backbone, splits, opened, list(pools), taps=names, progress=progress)
     training = {id for split in training_splits(task) for id in split.ids}
     journal.flops["extract"] = len(training) * flops_of(backbone, names)
-    return Problem(backbone, task, opened, names, labels, assignment)
+    return Problem(backbone, task, opened, names, labels, assignment, progress)
 
 
 def training_splits(task: Task) -> list[Split]:

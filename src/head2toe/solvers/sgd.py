@@ -7,15 +7,21 @@ between epochs), Glorot-uniform start, intercept from zero and not penalised. No
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from head2toe.errors import FeatureError
+from head2toe.errors import DataError, FeatureError
 from head2toe.solvers import work
 from head2toe.solvers.matrix import Matrix, columns
 from head2toe.solvers.targets import targets
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Penalty = Literal["l1", "l2", "l21"]
 
 
 def fit(
@@ -26,7 +32,7 @@ def fit(
     steps: int = 500,
     lr: float = 0.01,
     batch_size: int = 128,
-    penalty: Literal["l1", "l2", "l21"] | None = None,
+    penalty: Penalty | None = None,
     lam: float = 0.0,
     seed: int = 0,
 ) -> tuple[Float[np.ndarray, "F C"], Float[np.ndarray, " C"]]:
@@ -34,50 +40,71 @@ def fit(
 
     The penalty adds lam * sum |W|, lam * sum W^2 / 2 or lam * sum_j ||W_j||_2 to the mean cross-entropy of each batch.
     """
+    settings = {"n_classes": n_classes, "steps": steps, "batch_size": batch_size, "seed": seed}
+    ((W, b),) = fit_all(X, y, [lr], [lam], penalty=penalty, **settings)
+    return W, b
+
+
+def fit_all(
+    X: Matrix,
+    y: Int[np.ndarray, " n"],
+    lrs: Sequence[float],
+    lams: Sequence[float],
+    *,
+    n_classes: int,
+    steps: int = 500,
+    batch_size: int = 128,
+    penalty: Penalty | None = None,
+    seed: int = 0,
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """One `fit` for each pair of learning rate and strength, side by side: every batch is read once for all.
+
+    The batches are held in float32, which is a copy of X.
+    """
     import torch
     from torch.nn.functional import cross_entropy
 
     X = columns(X)
     targets(y, X.n, n_classes)  # refuses labels that mean nothing
+    if len(lrs) != len(lams) or not lrs:
+        raise DataError(f"sgd: as many learning rates as strengths are needed, got {len(lrs)} and {len(lams)}")
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(X.n, generator=generator).numpy()
-    labels = torch.from_numpy(np.asarray(y, np.int64))
+    batches = [_batch(X.blocks, y, order[at : at + batch_size]) for at in range(0, X.n, batch_size)]
     bound = math.sqrt(6.0 / (X.n_features + n_classes))
-    W = torch.empty(X.n_features, n_classes).uniform_(-bound, bound, generator=generator).requires_grad_()
-    b = torch.zeros(n_classes, requires_grad=True)
-    optimiser = torch.optim.Adam((W, b), lr=lr)
+    start = torch.empty(X.n_features, n_classes).uniform_(-bound, bound, generator=generator)
+    W = [start.clone().requires_grad_() for _ in lrs]
+    b = [torch.zeros(n_classes, requires_grad=True) for _ in lrs]
+    groups = [{"params": list(layer), "lr": lr} for layer, lr in zip(zip(W, b, strict=True), lrs, strict=True)]
+    optimiser = torch.optim.Adam(groups, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps)))
-    batches = max(1, math.ceil(X.n / batch_size))
     for step in range(steps):
-        first = step % batches * batch_size
-        rows = order[first : first + batch_size]
-        batch = torch.from_numpy(np.ascontiguousarray(_rows(X.blocks, rows)))
-        work.product(len(rows), X.n_features, 2 * n_classes)  # forward, and back to the weights
-        loss = cross_entropy(batch @ W + b, labels[rows]) + _penalty(W, penalty, lam)
+        batch, labels = batches[step % len(batches)]
+        work.product(len(batch), X.n_features, 2 * len(lrs) * n_classes)  # forward, and back to the weights
+        logits = (batch @ torch.cat(W, 1) + torch.cat(b)).view(-1, n_classes)
+        loss = len(lrs) * cross_entropy(logits, labels.repeat_interleave(len(lrs)))  # the sum of the settings' means
+        loss = loss + sum(_penalty(one, penalty, lam) for one, lam in zip(W, lams, strict=True))
         if not torch.isfinite(loss):
             raise FeatureError(f"sgd: the loss is {loss.item()} at step {step}; look for NaN features or lower lr")
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         schedule.step()
-    return W.detach().numpy(), b.detach().numpy()
+    return [(w.detach().numpy(), c.detach().numpy()) for w, c in zip(W, b, strict=True)]
 
 
-def _rows(blocks: tuple, rows: np.ndarray) -> np.ndarray:
-    """The rows of every block side by side: (m, F) float32."""
+def _batch(blocks: tuple, y: np.ndarray, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+    """The rows of every block side by side, (m, F) float32, and their labels (m,)."""
     import torch
 
-    return np.hstack(
-        [
-            block[rows].float().cpu().numpy()
-            if isinstance(block, torch.Tensor)
-            else np.asarray(block[rows], np.float32)
-            for block in blocks
-        ]
-    )
+    parts = [
+        block[rows].float().cpu().numpy() if isinstance(block, torch.Tensor) else np.asarray(block[rows], np.float32)
+        for block in blocks
+    ]
+    return torch.from_numpy(np.hstack(parts)), torch.from_numpy(np.asarray(y, np.int64)[rows])
 
 
-def _penalty(W, penalty: str | None, lam: float):
+def _penalty(W: Tensor, penalty: Penalty | None, lam: float) -> Tensor | float:
     if penalty is None or lam == 0.0:
         return 0.0
     if penalty == "l1":
