@@ -14,8 +14,14 @@ ORDER = (
     "errors", "cells", "taps", "images", "solvers", "table", "store", "backbones", "data", "extract", "selection",
     "gather", "head", "network", "apply", "methods", "bench", "present", "demo", "cli",
 )  # fmt: skip
-HEAVY = ("torch", "lance", "numba", "transformers", "timm", "torchvision", "ray", "sklearn", "pyarrow")
-ONLY_IN = {"lance": "store", "timm": "backbones", "torchvision": "backbones", "transformers": "backbones"}
+HEAVY = ("torch", "lance", "numba", "transformers", "timm", "torchvision", "ray", "sklearn", "pyarrow", "datasets")
+ONLY_IN = {
+    "lance": "store",
+    "datasets": "data",
+    "timm": "backbones",
+    "torchvision": "backbones",
+    "transformers": "backbones",
+}
 
 
 def room(path: Path) -> str:

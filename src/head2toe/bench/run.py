@@ -141,7 +141,7 @@ def run(
     data = lru_cache(1)(lambda task: limited(task.load(), conditions.max_test))
     for fit in fits:
         try:
-            yield _measured(fit, suite, network(fit.backbone), data(fit.task), out, opened, conditions)
+            yield _measured(fit, suite, data(fit.task), network(fit.backbone), out, opened, conditions)
         except Head2ToeError as error:
             yield Failure(fit, str(error))
         except (MemoryError, RuntimeError) as error:  # torch's word for a device that is full is RuntimeError
@@ -172,7 +172,7 @@ def limited(task: Task, max_test: int | None) -> Task:
 
 
 def _measured(
-    fit: Fit, suite: Suite, backbone: Backbone, task: Task, out: Path, store: FeatureStore, conditions: Conditions
+    fit: Fit, suite: Suite, task: Task, backbone: Backbone, out: Path, store: FeatureStore, conditions: Conditions
 ) -> Result:
     """Fit, predict, write: the line comes last, so that a result has its predictions and mistakes."""
     method, journal = _method(fit.method, fit.seed, _folds(task), conditions), Journal()
