@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from head2toe.extract import view_of
-from head2toe.head import Head, Metrics, Provenance
+from head2toe.head import Head, Metrics, Provenance, described
 from head2toe.methods.design import Design, Scale
 from head2toe.methods.final import Layer
 from head2toe.methods.problem import Problem
@@ -33,7 +33,7 @@ def head_of(method: str, problem: Problem, outcome: Outcome) -> Head:
         backbone=backbone.id,
         fingerprint=backbone.fingerprint,
         precision=backbone.precision,
-        preprocessing=_described(backbone.preprocess),
+        preprocessing=described(backbone.preprocess),
         dtype=view_of(backbone, design.taps[0].pool).dtype,
         kept=design.kept(outcome.index),
         scaling=design.scaling,
@@ -49,10 +49,3 @@ def head_of(method: str, problem: Problem, outcome: Outcome) -> Head:
     table = problem.test_table(design.taps[0].pool, head.taps)
     accuracy = float((head.logits_of(table).argmax(axis=1) == test.labels).mean())
     return replace(head, metrics=replace(head.metrics, test_accuracy=accuracy))
-
-
-def _described(preprocess: object) -> dict[str, object]:
-    """The fields of a preprocessing that is a dataclass, as ours are; the name of any other."""
-    if is_dataclass(preprocess) and not isinstance(preprocess, type):
-        return asdict(preprocess)
-    return {"name": getattr(preprocess, "__qualname__", type(preprocess).__qualname__)}

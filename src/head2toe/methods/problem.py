@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class Journal:
-    """What a fit did: seconds spent in each named phase, and what extraction had to compute."""
+    """What a fit did: seconds and floating point operations of each named phase, and what extraction had to compute."""
 
     seconds: dict[str, float] = field(default_factory=dict)
+    flops: dict[str, int] = field(default_factory=dict)
     extraction: Extraction | None = None
 
     @contextmanager
