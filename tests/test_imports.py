@@ -69,8 +69,9 @@ def test_importing_is_light(statement):
 
 def test_public_names():
     assert sorted(head2toe.__all__) == [
-        "AllFeatures", "Backbone", "FeatureStore", "FeatureTable", "Head", "Head2Toe", "Head2ToeError", "Linear",
-        "Pool", "Tap", "Task", "__version__", "load_backbone", "load_head", "load_task", "task_from_arrays",
+        "AllFeatures", "Backbone", "FeatureStore", "FeatureTable", "FineTune", "Head", "Head2Toe", "Head2ToeError",
+        "Head2ToeFT", "Linear", "Network", "Pool", "Scratch", "Tap", "Task", "Training", "__version__",
+        "load_backbone", "load_head", "load_model", "load_task", "task_from_arrays",
     ]  # fmt: skip
 
 

@@ -15,15 +15,21 @@ _HOME = {
     "Backbone": "backbones.core",
     "FeatureStore": "store",
     "FeatureTable": "table",
+    "FineTune": "methods.finetune",
     "Head": "head",
     "Head2Toe": "methods.head2toe",
     "Head2ToeError": "errors",
+    "Head2ToeFT": "methods.head2toe_ft",
     "Linear": "methods.linear",
+    "Network": "network",
     "Pool": "taps",
+    "Scratch": "methods.scratch",
     "Tap": "taps",
     "Task": "data",
+    "Training": "methods.training",
     "load_backbone": "backbones",
     "load_head": "head",
+    "load_model": "network",
     "load_task": "data",
     "task_from_arrays": "data",
 }
@@ -35,8 +41,13 @@ if TYPE_CHECKING:
     from head2toe.errors import Head2ToeError
     from head2toe.head import Head, load_head
     from head2toe.methods.all_features import AllFeatures
+    from head2toe.methods.finetune import FineTune
     from head2toe.methods.head2toe import Head2Toe
+    from head2toe.methods.head2toe_ft import Head2ToeFT
     from head2toe.methods.linear import Linear
+    from head2toe.methods.scratch import Scratch
+    from head2toe.methods.training import Training
+    from head2toe.network import Network, load_model
     from head2toe.store import FeatureStore
     from head2toe.table import FeatureTable
     from head2toe.taps import Pool, Tap
@@ -46,16 +57,22 @@ __all__ = [
     "Backbone",
     "FeatureStore",
     "FeatureTable",
+    "FineTune",
     "Head",
     "Head2Toe",
     "Head2ToeError",
+    "Head2ToeFT",
     "Linear",
+    "Network",
     "Pool",
+    "Scratch",
     "Tap",
     "Task",
+    "Training",
     "__version__",
     "load_backbone",
     "load_head",
+    "load_model",
     "load_task",
     "task_from_arrays",
 ]

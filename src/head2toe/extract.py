@@ -189,9 +189,7 @@ def _forward(backbone: Backbone, batch: _Job, rows: list[np.ndarray]) -> dict[Vi
 
 
 @contextmanager
-def _writer(
-    store: FeatureStore, inputs: Inputs
-) -> Iterator[Callable[[_Job, dict[View, dict[Tap, np.ndarray]]], None]]:
+def _writer(store: FeatureStore, inputs: Inputs) -> Iterator[Callable[[_Job, dict[View, dict[Tap, np.ndarray]]], None]]:
     """Commit batches in a thread, in order; at most two wait, and leaving waits for all of them."""
     waiting: deque[Future[None]] = deque()
     with ThreadPoolExecutor(1, "head2toe-write") as thread:

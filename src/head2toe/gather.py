@@ -59,7 +59,9 @@ def pooled(
         pools.setdefault(one.name, set()).add(one)
 
     def reduce(tap: Tap, output: Tensor, mask: Tensor | None) -> dict[PooledTap, Tensor]:
-        if gradients and output.dtype == torch.float32:  # what pooling keeps for its gradient, the network may overwrite
+        if (
+            gradients and output.dtype == torch.float32
+        ):  # what pooling keeps for its gradient, the network may overwrite
             output = output.clone()
         return {one: one.pool(output, tap, mask) for one in pools[tap.name]}
 

@@ -40,7 +40,6 @@ from head2toe.head import (
     write_folder,
 )
 from head2toe.table import Scaling
-from head2toe.taps import Pool
 
 BATCH = 32
 
@@ -132,6 +131,11 @@ class Network:
     @property
     def backbone(self) -> str:
         return self.model.backbone.id
+
+    @property
+    def kept(self) -> tuple[KeptTap, ...]:
+        """What its linear layer reads, as in a head."""
+        return self.model.kept
 
     @property
     def n_bytes(self) -> int:
@@ -248,7 +252,7 @@ def _rebuilt(config: dict, device: str) -> Backbone:
     name, wanted = config["backbone"], config["preprocessing"]
     if name.startswith("module:"):
         raise HeadError(
-            f"load: {name} is a module of your own, which no id can rebuild; give it: load_network(folder, backbone=...)"
+            f"load: {name} is a module of your own, which no id rebuilds; give it: load_network(folder, backbone=...)"
         )
     resize = "crop" if wanted.get("resize") == "crop" else "squash"
     for weights in (False, True):

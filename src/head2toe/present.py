@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from head2toe.extract import Extraction
     from head2toe.head import Head
     from head2toe.methods.problem import Journal
+    from head2toe.network import Network
     from head2toe.store.view import ViewInfo
 
 PHASES = ("load", "extract", "select", "fit")
@@ -38,6 +39,7 @@ class TapRow:
 class FitReport:
     """The JSON object of `head2toe fit`; accuracies in [0, 1], seconds per phase, sizes in bytes.
 
+    For a network that was trained whole, `head_bytes` are the network's and `cv_accuracy` is that of held-out images.
     Of `inputs` distinct images, `computed` went through the network; the others were in the store.
     """
 
@@ -91,38 +93,43 @@ def tap_table(title: str, rows: Sequence[TapRow]) -> Table:
     return table
 
 
-def fit_report(head: Head, backbone: Backbone, journal: Journal) -> FitReport:
+def fit_report(fitted: Head | Network, backbone: Backbone, journal: Journal) -> FitReport:
     done = journal.extraction
+    n_kept = sum(len(kept.columns) for kept in fitted.kept)
     return FitReport(
-        method=head.provenance.method,
-        backbone=head.backbone,
-        n_train=head.metrics.n_train,
-        n_classes=len(head.classes),
-        n_taps=head.provenance.n_taps,
-        n_features=head.provenance.n_features,
-        n_kept=head.n_kept,
-        keep_fraction=head.n_kept / head.provenance.n_features,
-        target_size=max(pool.target_size for pool in head.pools),
-        cv_accuracy=head.metrics.cv_accuracy,
-        test_accuracy=head.metrics.test_accuracy,
-        seconds={phase: round(journal.seconds.get(phase, 0.0), 3) for phase in PHASES},
-        head_bytes=head.n_bytes,
+        method=fitted.provenance.method,
+        backbone=fitted.backbone,
+        n_train=fitted.metrics.n_train,
+        n_classes=len(fitted.classes),
+        n_taps=fitted.provenance.n_taps,
+        n_features=fitted.provenance.n_features,
+        n_kept=n_kept,
+        keep_fraction=n_kept / fitted.provenance.n_features,
+        target_size=max(kept.pooled.pool.target_size for kept in fitted.kept),
+        cv_accuracy=fitted.metrics.cv_accuracy,
+        test_accuracy=fitted.metrics.test_accuracy,
+        seconds={name: round(seconds, 3) for name, seconds in (dict.fromkeys(PHASES, 0.0) | journal.seconds).items()},
+        head_bytes=fitted.n_bytes,
         backbone_bytes=backbone.n_bytes,
         inputs=done.total if done else 0,
         computed=done.computed if done else 0,
     )
 
 
-def show_fit(report: FitReport, head: Head, out: Path) -> None:
-    test = "no test split: the cross-validated accuracy is all there is"
+def show_fit(report: FitReport, fitted: Head | Network, out: Path) -> None:
+    test = "no test split: the held-out accuracy is all there is"
+    taps = {kept.pooled.name for kept in fitted.kept}
+    trained = "train" in report.seconds
     lines = [
         f"{report.method} on {report.backbone}: {report.n_train:,} images, {report.n_classes} classes",
-        f"  cross-validated accuracy  {report.cv_accuracy:.4f}",
+        f"  {'held-out accuracy       ' if trained else 'cross-validated accuracy'}  {report.cv_accuracy:.4f}",
         f"  test accuracy             {test if report.test_accuracy is None else f'{report.test_accuracy:.4f}'}",
         f"  features kept             {report.n_kept:,} of {report.n_features:,} ({report.keep_fraction:.2%}) "
-        f"from {len(head.taps)} of {report.n_taps} taps",
-        f"  head                      {report.head_bytes:,} bytes, {report.backbone_bytes / report.head_bytes:,.0f} "
-        "times smaller than a fine-tuned copy",
+        f"from {len(taps)} of {report.n_taps} taps",
+        f"  network                   {report.head_bytes:,} bytes"
+        if trained
+        else f"  head                      {report.head_bytes:,} bytes, "
+        f"{report.backbone_bytes / report.head_bytes:,.0f} times smaller than a fine-tuned copy",
         f"  extraction                {report.computed:,} of {report.inputs:,} computed",
         "  seconds                   " + ", ".join(f"{k} {v:.1f}" for k, v in report.seconds.items()),
         f"saved to {out}; try: head2toe predict {out} IMAGE",

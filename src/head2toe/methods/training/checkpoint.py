@@ -24,13 +24,12 @@ _MODEL, _OPTIMIZER = "model.", "optimizer."
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder with the accuracies of the finished runs and the state of the one in hand, saved `every` so many steps.
+    """A folder with the accuracies of the finished runs and the state of the one in hand.
 
     Files are replaced whole. No generator's state is there: every step draws from its own seed.
     """
 
     folder: Path
-    every: int = 100
 
     def finished(self) -> dict[str, float]:
         """The held-out accuracy of every finished run."""

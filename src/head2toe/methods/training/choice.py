@@ -102,7 +102,7 @@ def fit_network(
 
 
 def _tried(work: _Work) -> dict[Run, float]:
-    """Held-out accuracies: every rate, then with the best every length, then every augmentation; -1 where one failed."""
+    """Held-out accuracies: of every rate, then with the best of every length, then of every augmentation."""
     training, tried = work.training, dict[Run, float]()
     best = Run(training.lrs[0], training.steps[0], training.augments[0])
     rows_of_runs: tuple[Callable[[Run], list[Run]], ...] = (
@@ -119,6 +119,7 @@ def _tried(work: _Work) -> dict[Run, float]:
 
 
 def _judged(work: _Work, run: Run) -> float:
+    """The held-out accuracy of a run; -1 where its loss became no number."""
     finished = work.checkpoint.finished()
     if str(run) in finished:
         work.advance(run.steps)

@@ -23,6 +23,7 @@ from head2toe.network import Tapped
 WARM_UP = 0.05  # of the steps
 CLIP = 1.0  # largest norm of all gradients together
 EVALUATED = 64  # images in a batch without gradients
+SAVED_EVERY = 100  # steps
 
 
 def train(
@@ -63,7 +64,7 @@ def train(
             if not math.isfinite(loss):
                 raise NotConvergedError(f"train: the loss became {loss} at step {step + 1} ({run}); lower the rate")
             advance(1)
-            if (step + 1) % checkpoint.every == 0:
+            if (step + 1) % SAVED_EVERY == 0:
                 checkpoint.save(name, step + 1, model, optimizer)
     model.eval()
 

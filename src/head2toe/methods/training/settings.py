@@ -17,9 +17,9 @@ class Training:
     """How a network is trained; of `lrs`, `steps` and `augments` held-out accuracy chooses, one after the other.
 
     A run is AdamW with decoupled weight decay on matrices and kernels, a linear warm-up over the first twentieth of the
-    steps and a cosine to zero, gradients clipped to norm 1. "shift" moves each picture by up to a sixteenth of its side,
-    repeating its edge; "shift+flip" also mirrors half of them. Both change the answer where the task asks for a
-    position, an orientation or a digit, so that "none" comes first.
+    steps and a cosine to zero, gradients clipped to norm 1. "shift" moves each picture by up to a sixteenth of its
+    side, repeating its edge; "shift+flip" also mirrors half of them. Either can change the answer where a task asks for
+    a position, an orientation or a digit, so that "none" comes first.
     """
 
     lrs: Sequence[float] = (1e-3, 3e-4, 1e-4)
