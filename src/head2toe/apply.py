@@ -48,7 +48,7 @@ def predict_files(
 ) -> Iterator[Prediction]:
     """Label files in their order, batch by batch; every file is read and decoded before a head's network is loaded.
 
-    `device` and `backbone` are for a head; a network is where it was loaded. Raises DataError that names the unreadable.
+    `device` and `backbone` are for a head; a network is where it was loaded. DataError names the unreadable.
     """
     from head2toe.data import damage_report, find_damaged
     from head2toe.data.sources import Files

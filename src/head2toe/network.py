@@ -60,7 +60,8 @@ class Tapped(nn.Module):
         precision = "float32" if backbone.precision == "float16" else backbone.precision
         self.backbone = replace(backbone, networks=networks, fingerprint="", precision=precision)
         self.bodies = nn.ModuleList(one.module for one in networks).requires_grad_(True)
-        self.kept, self.scaling = tuple(kept), scaling
+        self.kept: tuple[KeptTap, ...] = tuple(kept)
+        self.scaling: Scaling = scaling
         self.columns = [torch.from_numpy(one.columns).to(backbone.device) for one in self.kept]
         self.classifier = nn.Linear(*W.shape, device=backbone.device)
         with torch.no_grad():
