@@ -51,7 +51,9 @@ class Head2ToeFT:
         """
         journal = journal or Journal()
         final = self.head2toe.fit(backbone, task, store, journal=journal, progress=progress)
+        extraction = journal.extraction
         judged = self.head2toe.fit(backbone, _judging(task, self.training.seed), store, journal=journal, progress=False)
+        journal.extraction = extraction  # the second fit found everything in the store
         start = Start(from_head(judged, backbone), from_head(final, backbone), frozen_statistics=True)
         return fit_network("head2toe-ft", self, self.training, start, backbone, task, store, journal, progress=progress)
 
