@@ -149,6 +149,8 @@ def test_taps_as_json_lines(command):
         (["--folds", "99"], "99 folds"),
         (["--target-size", "-3"], "target_size"),
         (["--device", "tpu"], "device"),
+        (["--lr", "0.1"], "trains no network"),
+        (["--method", "finetune", "--lr", "nan"], "positive number"),
     ],
 )
 def test_a_mistake_ends_with_one_message_and_leaves_nothing(command, home, store, words, message):
@@ -158,6 +160,26 @@ def test_a_mistake_ends_with_one_message_and_leaves_nothing(command, home, store
     assert message in err
     assert "Traceback" not in err
     assert not out_folder.exists()
+
+
+def test_a_network_is_trained_saved_and_used_like_a_head(command, home, store):
+    data, saved = home / "data", home / "network"
+    training = ["--method", "finetune", "--steps", 1, "--lr", "1e-3"]
+    code, out, err = command("fit", data, "--out", saved, "--store", store, *training, "--json")
+    assert code == 0, err
+    report = json.loads(out)
+    assert (report["method"], report["n_train"]) == ("finetune", 20)
+    assert report["seconds"]["train"] > 0
+    assert 0.6 < report["head_bytes"] / report["backbone_bytes"] < 0.8  # all but the old classifier
+    assert not list(home.glob("store-training/*"))
+
+    images = sorted((data / "test").rglob("*.png"))
+    code, out, _ = command("predict", saved, *images, "--json")
+    lines = [json.loads(line) for line in out.splitlines()]
+    right = [line["label"] == path.parent.name for line, path in zip(lines, images, strict=True)]
+    assert np.mean(right) == report["test_accuracy"]
+    code, out, _ = command("evaluate", saved, data, "--json")
+    assert json.loads(out)["accuracy"] == report["test_accuracy"]
 
 
 def test_data_that_is_not_there(command, home, store, tmp_path):

@@ -75,9 +75,10 @@ def test_importing_is_light(statement):
 
 def test_public_names():
     assert sorted(head2toe.__all__) == [
-        "AllFeatures", "Backbone", "Control", "FeatureStore", "FeatureTable", "Head", "Head2Toe", "Head2ToeError",
-        "Linear", "Oracle", "Paper", "Pool", "Tap", "Task", "__version__", "load_backbone", "load_head",
-        "load_task", "relevance_scores", "task_from_arrays",
+        "AllFeatures", "Backbone", "Control", "FeatureStore", "FeatureTable", "FineTune", "Head", "Head2Toe",
+        "Head2ToeError", "Head2ToeFT", "Linear", "Network", "Oracle", "Paper", "Pool", "Scratch", "Tap", "Task",
+        "Training", "__version__", "load_backbone", "load_head", "load_model", "load_task", "relevance_scores",
+        "task_from_arrays",
     ]  # fmt: skip
 
 

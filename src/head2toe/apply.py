@@ -1,9 +1,10 @@
-"""A head on new data: labels for files, accuracy on a task."""
+"""A head, or a network trained whole, on new data: labels for files, accuracy on a task."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import numpy as np
 from head2toe.errors import DataError, HeadError
 from head2toe.extract import extract, view_of
 from head2toe.head import Head, check_fits, softmax
+from head2toe.network import Network
 from head2toe.store import FeatureStore, default_location
 from head2toe.table import FeatureTable
 
@@ -42,11 +44,11 @@ class Evaluation:
 
 
 def predict_files(
-    head: Head, files: Sequence[Path], *, device: str = "cpu", backbone: Backbone | None = None
+    head: Head | Network, files: Sequence[Path], *, device: str = "cpu", backbone: Backbone | None = None
 ) -> Iterator[Prediction]:
-    """Label files in their order, batch by batch; every file is read and decoded before the network is loaded.
+    """Label files in their order, batch by batch; every file is read and decoded before a head's network is loaded.
 
-    Raises DataError that names the unreadable ones.
+    `device` and `backbone` are for a head; a network is where it was loaded. DataError names the unreadable.
     """
     from head2toe.data import damage_report, find_damaged
     from head2toe.data.sources import Files
@@ -58,24 +60,28 @@ def predict_files(
     damaged = find_damaged(source, range(len(files)))
     if damaged:
         raise damage_report("predict", damaged, len(files))
-    network = backbone or head.load_backbone(device)
-    check_fits(head, network.fingerprint, network.id)
+    if isinstance(head, Head):
+        network = backbone or head.load_backbone(device)
+        check_fits(head, network.fingerprint, network.id)
+        probabilities = partial(head.predict_proba, backbone=network)
+    else:
+        probabilities = head.predict_proba
     for start in range(0, len(files), BATCH):
         part = files[start : start + BATCH]
-        for path, row in zip(part, head.predict_proba(part, network), strict=True):
+        for path, row in zip(part, probabilities(part), strict=True):
             best = head.classes[int(row.argmax())]
             yield Prediction(str(path), best, dict(zip(head.classes, map(float, row), strict=True)))
 
 
 def evaluate_on(
-    head: Head,
+    head: Head | Network,
     task: Task,
     store: FeatureStore | str | Path | None = None,
     *,
     device: str = "cpu",
     backbone: Backbone | None = None,
 ) -> Evaluation:
-    """Accuracy on the task's test split, or on its only split; features come from the store where they are there.
+    """Accuracy on the task's test split, or on its only split; a head's features come from the store if they are there.
 
     Raises HeadError where the task has a class that the head does not know.
     """
@@ -83,9 +89,11 @@ def evaluate_on(
     unknown = sorted(set(task.classes) - set(head.classes))
     if unknown:
         raise HeadError(f"evaluate: the head does not know the class '{unknown[0]}'; it knows {list(head.classes)}")
+    number = np.array([head.classes.index(name) for name in task.classes])
+    if isinstance(head, Network):
+        return evaluation(name, head.logits_of(split.source), number[split.labels], head.classes)
     network = backbone or head.load_backbone(device)
     check_fits(head, network.fingerprint, network.id)
-    number = np.array([head.classes.index(name) for name in task.classes])
     logits = stored_logits(head, split, network, store)
     return evaluation(name, logits, number[split.labels], head.classes)
 

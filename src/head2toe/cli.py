@@ -100,14 +100,19 @@ def fit(
         float | None, typer.Option(help="Read no tap beyond this share (0 to 1] of the network's operations.")
     ] = None,
     folds: Annotated[int, typer.Option(help="Cross-validation folds; 1 uses the validation split.")] = 5,
-    seed: Annotated[int, typer.Option(help="Seed of the folds.")] = 0,
+    lr: Annotated[
+        list[float] | None,
+        typer.Option(help="Learning rate of a trained network; repeat to choose on held-out images."),
+    ] = None,
+    steps: Annotated[list[int] | None, typer.Option(help="Training steps; repeat to choose.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the folds and of training.")] = 0,
     store: StoreOption = None,
     device: DeviceOption = "cpu",
     precision: PrecisionOption = None,
     skip_bad: Annotated[bool, typer.Option(help="Leave unreadable images out instead of stopping.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Extract features, choose by cross-validation, fit and save a head."""
+    """Extract features, choose by cross-validation, fit and save a head; or train and save a whole network."""
     from head2toe import present
     from head2toe.backbones import load_backbone
     from head2toe.head import check_target
@@ -115,7 +120,7 @@ def fit(
     from head2toe.methods.problem import Journal
 
     check_target(out)
-    chosen = method_named(method, target_sizes=target_size, keep=keep, folds=folds, seed=seed)
+    chosen = method_named(method, target_sizes=target_size, keep=keep, folds=folds, seed=seed, lrs=lr, steps=steps)
     journal = Journal()
     with journal.phase("load"):
         loaded = load_backbone(backbone, device=device, precision=precision, taps=taps, max_flops=max_flops)
@@ -131,7 +136,7 @@ def fit(
 
 @app.command(epilog="Example: head2toe predict flowers-head new.jpg other.jpg --json")
 def predict(
-    head: Annotated[Path, typer.Argument(help="Folder of a head.")],
+    head: Annotated[Path, typer.Argument(help="Folder of a head or a network.")],
     files: Annotated[list[Path], typer.Argument(help="Images.")],
     device: DeviceOption = "cpu",
     as_json: JsonFlag = False,
@@ -139,15 +144,15 @@ def predict(
     """Label images, with probabilities: one line a file."""
     from head2toe import present
     from head2toe.apply import predict_files
-    from head2toe.head import load_head
+    from head2toe.network import load_model
 
-    for prediction in predict_files(load_head(head), files, device=device):
+    for prediction in predict_files(load_model(head, device=device), files, device=device):
         typer.echo(json.dumps(asdict(prediction)) if as_json else present.prediction_line(prediction))
 
 
 @app.command(epilog="Example: head2toe evaluate flowers-head flowers/ --json")
 def evaluate(
-    head: Annotated[Path, typer.Argument(help="Folder of a head.")],
+    head: Annotated[Path, typer.Argument(help="Folder of a head or a network.")],
     data: Annotated[
         str, typer.Argument(help="Labelled data; its test split is used, or all rows where there is none.")
     ],
@@ -159,9 +164,9 @@ def evaluate(
     """Accuracy of a head on labelled data, overall and per class."""
     from head2toe import present
     from head2toe.apply import evaluate_on
-    from head2toe.head import load_head
+    from head2toe.network import load_model
 
-    evaluation = evaluate_on(load_head(head), _task(data, skip_bad), store, device=device)
+    evaluation = evaluate_on(load_model(head, device=device), _task(data, skip_bad), store, device=device)
     if as_json:
         typer.echo(json.dumps(asdict(evaluation)))
     else:

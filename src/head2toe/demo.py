@@ -18,7 +18,7 @@ def run(out: Path, store: str | None = None) -> Demo:
     from PIL import Image
 
     from head2toe.backbones import load_backbone
-    from head2toe.head import check_target
+    from head2toe.head import Head, check_target
     from head2toe.methods import method_named
     from head2toe.methods.problem import Journal
 
@@ -29,7 +29,9 @@ def run(out: Path, store: str | None = None) -> Demo:
     extract_seconds = 0.0
     for name in reversed(METHODS):  # Head2Toe first: it reads every tap, so that one pass serves all three
         journal = Journal()
-        heads[name] = method_named(name).fit(backbone, task, store, journal=journal)
+        head = method_named(name).fit(backbone, task, store, journal=journal)
+        assert isinstance(head, Head)
+        heads[name] = head
         extract_seconds += journal.seconds["extract"]
         reports[name] = fit_report(heads[name], backbone, journal)
     heads["head2toe"].save_pretrained(out / "head")

@@ -73,7 +73,7 @@ def extract(
     """
     start = time.perf_counter()
     asked = [backbone.tap(name) for name in taps] if taps is not None else list(backbone.taps)
-    inputs = _distinct(splits)
+    inputs = distinct(splits)
     jobs = _plan(store, [view_of(backbone, pool, dtype) for pool in dict.fromkeys(pools)], asked, inputs.ids)
     rows = [inputs.at[key] for job in jobs for key in job.ids]
     if damaged := find_damaged(inputs, rows):
@@ -81,12 +81,12 @@ def extract(
     if rows:
         batches = [batch for job in jobs for batch in job.batches(batch_size)]
         bar = _progress(len(rows), shown=progress)
-        _run(backbone, inputs, store, batches, _workers(backbone, inputs, len(rows), workers), bar)
+        _run(backbone, inputs, store, batches, decoders(backbone, len(rows)) if workers is None else workers, bar)
     return Extraction(len(inputs), len(rows), time.perf_counter() - start)
 
 
 @dataclass(frozen=True, eq=False)
-class _Inputs:
+class Inputs:
     """The distinct inputs of several splits, in the order of their first appearance; a `Source`."""
 
     ids: tuple[str, ...]
@@ -117,12 +117,13 @@ class _Job:
             yield _Job(self.lacking, self.ids[start : start + size])
 
 
-def _distinct(splits: Sequence[Split]) -> _Inputs:
+def distinct(splits: Sequence[Split]) -> Inputs:
+    """Every input of several splits once."""
     first: dict[str, tuple[Split, int]] = {}
     for split in splits:
         for row, key in enumerate(split.ids):
             first.setdefault(key, (split, row))
-    return _Inputs(tuple(first), {key: row for row, key in enumerate(first)}, list(first.values()))
+    return Inputs(tuple(first), {key: row for row, key in enumerate(first)}, list(first.values()))
 
 
 def _plan(store: FeatureStore, views: Sequence[View], taps: Sequence[Tap], ids: Sequence[str]) -> list[_Job]:
@@ -141,10 +142,8 @@ def _plan(store: FeatureStore, views: Sequence[View], taps: Sequence[Tap], ids: 
     return [_Job(wanted, tuple(keys)) for wanted, keys in groups.items()]
 
 
-def _workers(backbone: Backbone, inputs: _Inputs, n_rows: int, asked: int | None) -> int:
+def decoders(backbone: Backbone, n_rows: int) -> int:
     """Processes that decode: none for texts and preprocessing that another process may not know, or for a few rows."""
-    if asked is not None:
-        return asked
     if not isinstance(backbone.preprocess, ImagePreprocess) or n_rows < _FEW:
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -153,7 +152,7 @@ def _workers(backbone: Backbone, inputs: _Inputs, n_rows: int, asked: int | None
 
 def _run(
     backbone: Backbone,
-    inputs: _Inputs,
+    inputs: Inputs,
     store: FeatureStore,
     batches: Sequence[_Job],
     workers: int,
@@ -190,9 +189,7 @@ def _forward(backbone: Backbone, batch: _Job, rows: list[np.ndarray]) -> dict[Vi
 
 
 @contextmanager
-def _writer(
-    store: FeatureStore, inputs: _Inputs
-) -> Iterator[Callable[[_Job, dict[View, dict[Tap, np.ndarray]]], None]]:
+def _writer(store: FeatureStore, inputs: Inputs) -> Iterator[Callable[[_Job, dict[View, dict[Tap, np.ndarray]]], None]]:
     """Commit batches in a thread, in order; at most two wait, and leaving waits for all of them."""
     waiting: deque[Future[None]] = deque()
     with ThreadPoolExecutor(1, "head2toe-write") as thread:
@@ -207,7 +204,7 @@ def _writer(
             waiting.popleft().result()
 
 
-def _commit(store: FeatureStore, inputs: _Inputs, batch: _Job, features: dict[View, dict[Tap, np.ndarray]]) -> None:
+def _commit(store: FeatureStore, inputs: Inputs, batch: _Job, features: dict[View, dict[Tap, np.ndarray]]) -> None:
     for view, blocks in features.items():
         try:
             store.write(view, batch.ids, blocks)
@@ -215,7 +212,7 @@ def _commit(store: FeatureStore, inputs: _Inputs, batch: _Job, features: dict[Vi
             raise FeatureError(_with_names(str(error), inputs, batch.ids)) from error
 
 
-def _with_names(message: str, inputs: _Inputs, ids: Sequence[str]) -> str:
+def _with_names(message: str, inputs: Inputs, ids: Sequence[str]) -> str:
     """The store knows inputs by their hash; a user knows them by their name."""
     for key in ids:
         message = message.replace(key, f"'{inputs.name(inputs.at[key])}' ({key[:12]})")

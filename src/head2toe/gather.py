@@ -43,17 +43,30 @@ def forward(
     import torch
 
     rounding: torch.dtype = getattr(torch, dtype)
+    blocks = pooled(backbone, batch, [tap for tap, _ in wanted])
+    numbers = {tap: block.to(rounding).float().cpu().numpy() for tap, block in blocks.items()}
+    return [scaled(numbers[tap], columns, scaling) for tap, columns in wanted]
+
+
+def pooled(
+    backbone: Backbone, batch: tuple[Batch, ...], wanted: Sequence[PooledTap], *, gradients: bool = False
+) -> dict[PooledTap, Tensor]:
+    """One pass of the network over a collated batch: every wanted block (n, length) float32, on its device."""
+    import torch
+
     pools: dict[str, set[PooledTap]] = {}
-    for pooled, _ in wanted:
-        pools.setdefault(pooled.name, set()).add(pooled)
+    for one in wanted:
+        pools.setdefault(one.name, set()).add(one)
 
-    def reduce(tap: Tap, output: Tensor, mask: Tensor | None) -> dict[PooledTap, np.ndarray]:
-        return {pooled: pooled.pool(output, tap, mask).to(rounding).float().cpu().numpy() for pooled in pools[tap.name]}
+    def reduce(tap: Tap, output: Tensor, mask: Tensor | None) -> dict[PooledTap, Tensor]:
+        if (
+            gradients and output.dtype == torch.float32
+        ):  # what pooling keeps for its gradient, the network may overwrite
+            output = output.clone()
+        return {one: one.pool(output, tap, mask) for one in pools[tap.name]}
 
-    blocks = {
-        key: block for found in backbone.forward(batch, list(pools), reduce).values() for key, block in found.items()
-    }
-    return [scaled(blocks[pooled], columns, scaling) for pooled, columns in wanted]
+    found = backbone.forward(batch, list(pools), reduce, gradients=gradients)
+    return {one: block for blocks in found.values() for one, block in blocks.items()}
 
 
 def _batches(inputs: Sequence[Encoded], size: int) -> Iterator[list[Encoded]]:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 
 from head2toe import __version__
-from head2toe.errors import HeadError
+from head2toe.errors import Head2ToeError, HeadError
 from head2toe.gather import Encoded, gather
 from head2toe.images import ImagePreprocess
 from head2toe.table import FeatureTable, Scaling, scaled
@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from head2toe.backbones.core import Backbone
 
 Precision = Literal["float32", "bfloat16", "float16"]
+T = TypeVar("T")
 
 FORMAT = 1
+_FILES = ("head.safetensors", "network.safetensors", "config.json", "README.md")
 UPPER_BOUND = "upper_bound"  # the setting that marks a head chosen on test images
-_FILES = ("head.safetensors", "config.json", "README.md")
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +127,7 @@ class Head:
     def predict_proba(self, inputs: Sequence[Encoded | Path], backbone: Backbone | None = None) -> np.ndarray:
         """Probabilities (n, C) float64 of n inputs: image files by path, encoded bytes, pixels (H, W, 3), or texts."""
         network = backbone or self.load_backbone()
-        return softmax(self.predict_logits([_encoded(one, network) for one in inputs], network))
+        return softmax(self.predict_logits([encoded(one, network) for one in inputs], network))
 
     def predict(self, inputs: Sequence[Encoded | Path], backbone: Backbone | None = None) -> list[str]:
         """Class names of n inputs, as `predict_proba` takes them."""
@@ -157,18 +158,25 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 def save(head: Head, folder: str | Path) -> Path:
     """Write the head's folder whole or not at all; refuses to replace a folder that is not a head."""
+    tensors = columns_of(head.kept) | {"W": np.ascontiguousarray(head.W), "b": head.b}
+    return write_folder(folder, "head", tensors, _config(head), model_card(head))
+
+
+def write_folder(
+    folder: str | Path, name: str, tensors: Mapping[str, np.ndarray], config: dict[str, object], card: str
+) -> Path:
+    """Write `name`.safetensors, config.json and README.md, whole or not at all, in place of what was saved there."""
     from safetensors.numpy import save_file
 
     target = Path(folder)
     check_target(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
-        new = Path(scratch) / "head"
+        new = Path(scratch) / name
         new.mkdir()
-        tensors = {f"columns.{i}": kept.columns.astype(np.int32) for i, kept in enumerate(head.kept)}
-        save_file(tensors | {"W": np.ascontiguousarray(head.W), "b": head.b}, new / "head.safetensors")
-        (new / "config.json").write_text(json.dumps(_config(head), indent=1) + "\n")
-        (new / "README.md").write_text(model_card(head))
+        save_file(dict(tensors), new / f"{name}.safetensors")
+        (new / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+        (new / "README.md").write_text(card)
         if target.exists():
             shutil.move(target, Path(scratch) / "old")
         new.rename(target)
@@ -188,22 +196,42 @@ def check_target(folder: Path) -> None:
 
 def load_head(folder: str | Path) -> Head:
     """Read a head; runs no code from the folder. Raises HeadError for a missing, damaged or newer file."""
+    return read_folder(folder, "head", _from_config)
+
+
+def read_folder(folder: str | Path, name: str, build: Callable[[dict, dict[str, np.ndarray]], T]) -> T:
+    """What `build` makes of a folder's config.json and `name`.safetensors; HeadError where they cannot be used."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     folder = Path(folder)
+    config = read_config(folder)
+    try:
+        if config["format"] > FORMAT:
+            raise HeadError(f"load: {folder} has format {config['format']}, this version reads up to {FORMAT}; upgrade")
+        if (kind := config.get("kind", "head")) != name:
+            raise HeadError(f"load: {folder} holds a {kind}, not a {name}; load_model reads both")
+        return build(config, load_file(folder / f"{name}.safetensors"))
+    except Head2ToeError:
+        raise
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(folder, error) from error
+
+
+def read_config(folder: Path) -> dict:
+    """A folder's config.json."""
     if not (folder / "config.json").is_file():
         raise HeadError(
             f"load: {folder} holds no config.json, so it is no head; `head2toe fit ... --out DIR` writes one"
         )
     try:
-        config = json.loads((folder / "config.json").read_text())
-        tensors = load_file(folder / "head.safetensors")
-        if config["format"] > FORMAT:
-            raise HeadError(f"load: {folder} has format {config['format']}, this version reads up to {FORMAT}; upgrade")
-        return _from_config(config, tensors)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise HeadError(f"load: {folder} is damaged ({error}); fit the head again or restore the folder") from error
+        return json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise _damaged(folder, error) from error
+
+
+def _damaged(folder: Path, error: Exception) -> HeadError:
+    return HeadError(f"load: {folder} is damaged ({error}); fit the head again or restore the folder")
 
 
 def check_fits(head: Head, fingerprint: str, name: str) -> None:
@@ -242,11 +270,18 @@ def model_card(head: Head) -> str:
     return "\n".join(lines)
 
 
-def _encoded(one: Encoded | Path, backbone: Backbone) -> Encoded:
+def encoded(one: Encoded | Path, backbone: Backbone) -> Encoded:
     """A path becomes the file's bytes; a str is a path to a network that sees and a text to one that reads."""
     if isinstance(one, str) and isinstance(backbone.preprocess, ImagePreprocess):
         one = Path(one)
     return one.read_bytes() if isinstance(one, Path) else one
+
+
+def described(preprocess: object) -> dict[str, object]:
+    """The fields of a preprocessing that is a dataclass, as ours are; the name of any other."""
+    if is_dataclass(preprocess) and not isinstance(preprocess, type):
+        return asdict(preprocess)
+    return {"name": getattr(preprocess, "__qualname__", type(preprocess).__qualname__)}
 
 
 def _config(head: Head) -> dict[str, object]:
@@ -259,20 +294,36 @@ def _config(head: Head) -> dict[str, object]:
         "dtype": head.dtype,
         "scaling": head.scaling,
         "classes": head.classes,
-        "kept": [{"tap": asdict(kept.pooled.tap), "pool": asdict(kept.pooled.pool)} for kept in head.kept],
+        "kept": describe_kept(head.kept),
         "metrics": asdict(head.metrics),
         "provenance": asdict(head.provenance),
     }
 
 
-def _from_config(config: dict, tensors: dict[str, np.ndarray]) -> Head:
+def describe_kept(kept: Sequence[KeptTap]) -> list[dict[str, object]]:
+    """The JSON of kept taps; their columns are tensors, see `columns_of`."""
+    return [{"tap": asdict(one.pooled.tap), "pool": asdict(one.pooled.pool)} for one in kept]
+
+
+def columns_of(kept: Sequence[KeptTap]) -> dict[str, np.ndarray]:
+    """The columns of kept taps as they are saved, int32."""
+    return {f"columns.{i}": one.columns.astype(np.int32) for i, one in enumerate(kept)}
+
+
+def kept_of(described: Sequence[dict], tensors: Mapping[str, np.ndarray]) -> tuple[KeptTap, ...]:
+    """The kept taps that `describe_kept` and `columns_of` wrote."""
     kept = []
-    for i, entry in enumerate(config["kept"]):
+    for i, entry in enumerate(described):
         tap = Tap(**(entry["tap"] | {"shape": tuple(entry["tap"]["shape"])}))
         pooled, columns = PooledTap(tap, Pool(**entry["pool"])), tensors[f"columns.{i}"].astype(np.int64)
         if len(columns) and not 0 <= columns.min() <= columns.max() < pooled.length:
             raise HeadError(f"load: kept columns of '{tap.name}' lie outside its {pooled.length} features")
         kept.append(KeptTap(pooled, columns))
+    return tuple(kept)
+
+
+def _from_config(config: dict, tensors: dict[str, np.ndarray]) -> Head:
+    kept = kept_of(config["kept"], tensors)
     W, b = tensors["W"], tensors["b"]
     if W.shape != (sum(len(k.columns) for k in kept), len(config["classes"])) or b.shape != W.shape[1:]:
         raise HeadError(f"load: weights {W.shape} do not fit {len(config['classes'])} classes and the kept columns")
@@ -282,7 +333,7 @@ def _from_config(config: dict, tensors: dict[str, np.ndarray]) -> Head:
         precision=config["precision"],
         preprocessing=config["preprocessing"],
         dtype=config["dtype"],
-        kept=tuple(kept),
+        kept=kept,
         scaling=config["scaling"],
         W=W,
         b=b,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from head2toe.extract import Extraction
     from head2toe.head import Head
     from head2toe.methods.problem import Journal
+    from head2toe.network import Network
     from head2toe.store.view import ViewInfo
 
 PHASES = ("load", "extract", "select", "fit")
@@ -41,7 +42,8 @@ class FitReport:
 
     Of `inputs` distinct images, `computed` went through the network; the others were in the store. A prediction takes
     `flops_share` of the network's operations, since it ends at the deepest kept tap. An `upper_bound` was chosen on
-    test images.
+    test images. For a network that was trained whole, `head_bytes` are the network's and `cv_accuracy` is that of
+    held-out images.
     """
 
     method: str
@@ -96,45 +98,50 @@ def tap_table(title: str, rows: Sequence[TapRow]) -> Table:
     return table
 
 
-def fit_report(head: Head, backbone: Backbone, journal: Journal) -> FitReport:
+def fit_report(fitted: Head | Network, backbone: Backbone, journal: Journal) -> FitReport:
     from head2toe.backbones.select import flops, flops_of
 
     done = journal.extraction
+    n_kept = sum(len(kept.columns) for kept in fitted.kept)
     return FitReport(
-        method=head.provenance.method,
-        backbone=head.backbone,
-        n_train=head.metrics.n_train,
-        n_classes=len(head.classes),
-        n_taps=head.provenance.n_taps,
-        n_features=head.provenance.n_features,
-        n_kept=head.n_kept,
-        keep_fraction=head.n_kept / head.provenance.n_features,
-        target_size=max(pool.target_size for pool in head.pools),
-        cv_accuracy=head.metrics.cv_accuracy,
-        test_accuracy=head.metrics.test_accuracy,
-        seconds={phase: round(journal.seconds.get(phase, 0.0), 3) for phase in PHASES},
-        head_bytes=head.n_bytes,
+        method=fitted.provenance.method,
+        backbone=fitted.backbone,
+        n_train=fitted.metrics.n_train,
+        n_classes=len(fitted.classes),
+        n_taps=fitted.provenance.n_taps,
+        n_features=fitted.provenance.n_features,
+        n_kept=n_kept,
+        keep_fraction=n_kept / fitted.provenance.n_features,
+        target_size=max(kept.pooled.pool.target_size for kept in fitted.kept),
+        cv_accuracy=fitted.metrics.cv_accuracy,
+        test_accuracy=fitted.metrics.test_accuracy,
+        seconds={name: round(seconds, 3) for name, seconds in (dict.fromkeys(PHASES, 0.0) | journal.seconds).items()},
+        head_bytes=fitted.n_bytes,
         backbone_bytes=backbone.n_bytes,
-        flops_share=flops_of(backbone, head.taps) / max(1, flops(backbone)[""]),
+        flops_share=flops_of(backbone, [kept.pooled.name for kept in fitted.kept]) / max(1, flops(backbone)[""]),
         inputs=done.total if done else 0,
         computed=done.computed if done else 0,
-        upper_bound=head.provenance.upper_bound,
+        upper_bound=fitted.provenance.upper_bound,
     )
 
 
-def show_fit(report: FitReport, head: Head, out: Path) -> None:
-    test = "no test split: the cross-validated accuracy is all there is"
+def show_fit(report: FitReport, fitted: Head | Network, out: Path) -> None:
+    test = "no test split: the held-out accuracy is all there is"
     if report.test_accuracy is not None:
         test = f"{report.test_accuracy:.4f}{', an upper bound: chosen on test images' if report.upper_bound else ''}"
+    taps = list(dict.fromkeys(kept.pooled.name for kept in fitted.kept))
+    trained = "train" in report.seconds
     lines = [
         f"{report.method} on {report.backbone}: {report.n_train:,} images, {report.n_classes} classes",
-        f"  cross-validated accuracy  {report.cv_accuracy:.4f}",
+        f"  {'held-out accuracy       ' if trained else 'cross-validated accuracy'}  {report.cv_accuracy:.4f}",
         f"  test accuracy             {test}",
         f"  features kept             {report.n_kept:,} of {report.n_features:,} ({report.keep_fraction:.2%}) "
-        f"from {len(head.taps)} of {report.n_taps} taps",
-        f"  head                      {report.head_bytes:,} bytes, {report.backbone_bytes / report.head_bytes:,.0f} "
-        "times smaller than a fine-tuned copy",
-        f"  a prediction              {report.flops_share:.1%} of the network's operations, up to {head.taps[-1]}",
+        f"from {len(taps)} of {report.n_taps} taps",
+        f"  network                   {report.head_bytes:,} bytes"
+        if trained
+        else f"  head                      {report.head_bytes:,} bytes, "
+        f"{report.backbone_bytes / report.head_bytes:,.0f} times smaller than a fine-tuned copy",
+        f"  a prediction              {report.flops_share:.1%} of the network's operations, up to {taps[-1]}",
         f"  extraction                {report.computed:,} of {report.inputs:,} computed",
         "  seconds                   " + ", ".join(f"{k} {v:.1f}" for k, v in report.seconds.items()),
         f"saved to {out}; try: head2toe predict {out} IMAGE",

@@ -209,7 +209,8 @@ def _spans(length: int, cells: int, window: int | None) -> list[tuple[int, int]]
 
 
 def _suits_cells(maps: Tensor) -> bool:
-    """Whether `cells.cell_means` reads this map (n, H, W, C) faster than torch does."""
+    """Whether `cells.cell_means` reads this map (n, H, W, C) faster than torch does; it gives no gradient."""
     import torch
 
-    return maps.device.type == "cpu" and maps.dtype == torch.bfloat16 and maps.is_contiguous()
+    on_cpu = maps.device.type == "cpu" and maps.dtype == torch.bfloat16 and maps.is_contiguous()
+    return on_cpu and not maps.requires_grad

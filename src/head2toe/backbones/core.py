@@ -125,12 +125,18 @@ class Backbone:
         )
 
     def forward(
-        self, batch: tuple[Batch, ...], taps: Sequence[str], reduce: Callable[[Tap, Tensor, Tensor | None], T]
+        self,
+        batch: tuple[Batch, ...],
+        taps: Sequence[str],
+        reduce: Callable[[Tap, Tensor, Tensor | None], T],
+        *,
+        gradients: bool = False,
     ) -> dict[str, T]:
         """One frozen pass up to the deepest of `taps`; each output goes through `reduce(tap, output, mask)` at once.
 
         Inside the hook, so that nothing of a full map is kept; the hooks are always removed. `mask` (n, L) marks the
-        real tokens of padded sequences. BackboneError for an unknown tap, or an output that is not shaped as planned.
+        real tokens of padded sequences. gradients=True lets what `reduce` makes be differentiated, to train a copy of
+        the network. BackboneError for an unknown tap, or an output that is not shaped as planned.
         """
         wanted: list[list[tuple[Site, Tap]]] = [[] for _ in self.networks]
         for name in dict.fromkeys(taps):
@@ -138,7 +144,8 @@ class Backbone:
             site = self.networks[k].by_name[inner]
             wanted[k].append((site, self._prefixed(k, site).tap))
         results: dict[str, T] = {}
-        with _ONE_AT_A_TIME:
+        mode = torch.enable_grad if gradients else torch.inference_mode
+        with _ONE_AT_A_TIME, mode():
             for network, part, asked in zip(self.networks, batch, wanted, strict=True):
                 if asked:
                     _pass(network, part, asked, reduce, results, self._autocast())
@@ -206,7 +213,6 @@ def _pass(
             raise _EnoughError
 
     with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode())
         stack.enter_context(autocast())
         for place in places:
             stack.callback(_hook(network.module.get_submodule(place[0]), place, read))

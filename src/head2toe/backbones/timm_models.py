@@ -67,7 +67,7 @@ def load_file(path: str, options: Options) -> Backbone:
     weights, card_path = Path(path), Path(path).with_suffix(".json")
     if weights.suffix != ".safetensors":
         raise BackboneError(f"file:{path}: expected a .safetensors file; pickled weights are not read")
-    for needed in (weights, card_path):
+    for needed in (weights, card_path) if options.weights else (card_path,):
         if not needed.is_file():
             raise BackboneError(f"file:{path}: '{needed}' is missing; a JSON card stands beside the weights")
     try:
@@ -81,9 +81,9 @@ def load_file(path: str, options: Options) -> Backbone:
         raise BackboneError(f"file:{path}: timm has no architecture '{architecture}'")
     module = timm.create_model(architecture, pretrained=False, **arguments)
     try:
-        state = read(weights)
+        state = read(weights) if options.weights else {}
         module.load_state_dict({name: tensor.float() if tensor.is_floating_point() else tensor
-                                for name, tensor in state.items()})  # fmt: skip
+                                for name, tensor in state.items()}, strict=options.weights)  # fmt: skip
     except (SafetensorError, RuntimeError) as error:
         raise BackboneError(f"file:{path}: the weights do not fit {architecture}: {error}") from error
     text = f"timm:{architecture} {json.dumps(arguments, sort_keys=True)}"

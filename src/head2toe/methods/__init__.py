@@ -1,10 +1,10 @@
-"""The paper's methods: settings and `fit(backbone, task, store) -> Head`."""
+"""The paper's methods: settings and `fit(backbone, task, store) -> Head | Network`."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
@@ -15,13 +15,15 @@ if TYPE_CHECKING:
     from head2toe.backbones.core import Backbone
     from head2toe.data import Task
     from head2toe.head import Head
+    from head2toe.methods.head2toe import Head2Toe
     from head2toe.methods.problem import Journal
+    from head2toe.network import Network
     from head2toe.store import FeatureStore
 
 
 @runtime_checkable
 class Method(Protocol):
-    """Settings, and a way from a task to a head."""
+    """Settings, and a way from a task to a head or a network."""
 
     def fit(
         self,
@@ -31,7 +33,7 @@ class Method(Protocol):
         *,
         journal: Journal | None = None,
         progress: bool = True,
-    ) -> Head: ...
+    ) -> Head | Network: ...
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class _Asked:
     keep: tuple[float, ...] | None
     folds: int
     seed: int
+    lrs: tuple[float, ...]
+    steps: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ def _oracle(asked: _Asked) -> Method:
     return Oracle(asked.target_sizes[0], asked.folds, asked.seed)
 
 
-def _head2toe(asked: _Asked) -> Method:
+def _head2toe(asked: _Asked) -> Head2Toe:
     from head2toe.methods.head2toe import Head2Toe
 
     return Head2Toe(asked.target_sizes, asked.keep, folds=asked.folds, seed=asked.seed)
@@ -88,7 +92,21 @@ def _paper(recipe: Literal["linear", "all-l1", "all-l2", "all-l21", "head2toe"],
     return Paper(recipe, asked.target_sizes, folds=asked.folds, seed=asked.seed)
 
 
-_KEEP, _SIZES = "--keep", "a second --target-size"
+def _trained(name: Literal["scratch", "finetune", "head2toe-ft"], asked: _Asked) -> Method:
+    """A method that trains a whole network, with the given rates and steps in place of its own."""
+    from head2toe.methods.finetune import FineTune
+    from head2toe.methods.head2toe_ft import Head2ToeFT
+    from head2toe.methods.scratch import Scratch
+
+    method = (
+        Head2ToeFT(_head2toe(asked)) if name == "head2toe-ft" else {"scratch": Scratch, "finetune": FineTune}[name]()
+    )
+    own = method.training
+    training = replace(own, lrs=asked.lrs or own.lrs, steps=asked.steps or own.steps, seed=asked.seed)
+    return replace(method, training=training)
+
+
+_KEEP, _SIZES, _LR, _STEPS = "--keep", "a second --target-size", "--lr", "--steps"
 _METHODS: Mapping[str, _Entry] = {
     "linear": _Entry(_linear),
     "all-l1": _Entry(partial(_all, "l1")),
@@ -97,6 +115,9 @@ _METHODS: Mapping[str, _Entry] = {
     "head2toe": _Entry(_head2toe, (_KEEP, _SIZES)),
     "control": _Entry(_control),
     "oracle": _Entry(_oracle),
+    "scratch": _Entry(partial(_trained, "scratch"), (_LR, _STEPS)),
+    "finetune": _Entry(partial(_trained, "finetune"), (_LR, _STEPS)),
+    "head2toe-ft": _Entry(partial(_trained, "head2toe-ft"), (_KEEP, _SIZES, _LR, _STEPS)),
     "paper-linear": _Entry(partial(_paper, "linear")),
     "paper-all-l1": _Entry(partial(_paper, "all-l1")),
     "paper-all-l2": _Entry(partial(_paper, "all-l2")),
@@ -113,13 +134,18 @@ def method_named(
     keep: Sequence[float] | None = None,
     folds: int = 5,
     seed: int = 0,
+    lrs: Sequence[float] | None = None,
+    steps: Sequence[int] | None = None,
 ) -> Method:
     """The method that a user calls `name`; DataError for an unknown one or an option that it does not have."""
     if name not in _METHODS:
         near = difflib.get_close_matches(name, NAMES, 1)
         raise DataError(f"method '{name}' is unknown{f', did you mean {near[0]}?' if near else ''}; there are {NAMES}")
-    asked = _Asked(tuple(target_sizes or [512]), tuple(keep) if keep else None, folds, seed)
-    for option, given in {_KEEP: bool(asked.keep), _SIZES: len(asked.target_sizes) > 1}.items():
+    asked = _Asked(
+        tuple(target_sizes or [512]), tuple(keep) if keep else None, folds, seed, tuple(lrs or ()), tuple(steps or ())
+    )
+    options = {_KEEP: asked.keep, _SIZES: asked.target_sizes[1:], _LR: asked.lrs, _STEPS: asked.steps}
+    for option, given in options.items():
         if given and option not in _METHODS[name].options:
             others = ", ".join(other for other, entry in _METHODS.items() if option in entry.options)
             raise DataError(f"method '{name}' has no use for {option}; it goes with {others}")

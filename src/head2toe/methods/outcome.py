@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from head2toe.extract import view_of
-from head2toe.head import Head, KeptTap, Metrics, Provenance
+from head2toe.head import Head, KeptTap, Metrics, Provenance, described
 from head2toe.methods.final import Layer
 from head2toe.methods.problem import Problem
 from head2toe.table import Scaling
@@ -36,7 +36,7 @@ def head_of(method: str, problem: Problem, outcome: Outcome) -> Head:
         backbone=backbone.id,
         fingerprint=backbone.fingerprint,
         precision=backbone.precision,
-        preprocessing=_described(backbone.preprocess),
+        preprocessing=described(backbone.preprocess),
         dtype=view_of(backbone, taps[0].pool).dtype,
         kept=kept_taps(taps, outcome.index),
         scaling=outcome.scaling,
@@ -63,10 +63,3 @@ def kept_taps(taps: tuple[PooledTap, ...], index: np.ndarray) -> tuple[KeptTap, 
         for tap, offset, a, b in zip(taps, offsets[:-1], cuts[:-1], cuts[1:], strict=True)
         if b > a
     )
-
-
-def _described(preprocess: object) -> dict[str, object]:
-    """The fields of a preprocessing that is a dataclass, as ours are; the name of any other."""
-    if is_dataclass(preprocess) and not isinstance(preprocess, type):
-        return asdict(preprocess)
-    return {"name": getattr(preprocess, "__qualname__", type(preprocess).__qualname__)}

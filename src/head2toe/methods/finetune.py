@@ -1,0 +1,53 @@
+"""Fine-tuning: all weights trained, from the pretrained ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from head2toe.head import KeptTap
+from head2toe.methods.problem import Journal
+from head2toe.methods.training import Training
+from head2toe.methods.training.choice import Start, fit_network
+from head2toe.network import Network, Tapped
+from head2toe.taps import Pool, PooledTap
+
+if TYPE_CHECKING:
+    from head2toe.backbones.core import Backbone
+    from head2toe.data import Task
+    from head2toe.store import FeatureStore
+
+
+@dataclass(frozen=True)
+class FineTune:
+    """A copy of the network with a fresh linear layer on its last features, all of it trained."""
+
+    training: Training = field(default_factory=Training)
+
+    def fit(
+        self,
+        backbone: Backbone,
+        task: Task,
+        store: FeatureStore | str | Path | None = None,
+        *,
+        journal: Journal | None = None,
+        progress: bool = True,
+    ) -> Network:
+        """Train on the train and validation rows; beside the store waits what a killed fit left.
+
+        Raises DataError for labels that cannot be held out, NotConvergedError where every learning rate was too high.
+        """
+        model = on_last_features(backbone, len(task.classes))
+        start, journal = Start(model, model), journal or Journal()
+        return fit_network("finetune", self, self.training, start, backbone, task, store, journal, progress=progress)
+
+
+def on_last_features(backbone: Backbone, n_classes: int) -> Tapped:
+    """The network under a linear layer of zeros on its pre-logits (the means of maps and tokens), of several on all."""
+    taps = [PooledTap(backbone.tap(name), Pool(0)) for name in backbone.all_prelogits()]
+    kept = [KeptTap(tap, np.arange(tap.length)) for tap in taps]
+    W = np.zeros((sum(tap.length for tap in taps), n_classes), np.float32)
+    return Tapped(backbone, kept, "none", W, np.zeros(n_classes, np.float32))
