@@ -55,8 +55,8 @@ FULL = Grid(
 class Paper:
     """Linear, All or Head2Toe by the published recipe; `grid` and target sizes are chosen from by cross-validation.
 
-    The default grid is a THIN one of the published values, FULL costs a hundred times as much. Both layers of Head2Toe
-    are trained with the same steps and learning rate.
+    The default grid is a THIN part of the published values; FULL costs some thirty times as much. Both layers of
+    Head2Toe are trained with the same steps and learning rate.
     """
 
     method: Recipe = "head2toe"
