@@ -52,7 +52,7 @@ def test_the_first_rows_of_train_and_validation_and_all_of_test(serve, tmp_path)
 
 def test_sprites_are_stored_as_zeros_and_ones(serve, tmp_path):
     rows = [{"image": png(0, 1, i), "label_orientation": i, "label_x_position": i % 32} for i in range(40)]
-    serve({split: rows for split in RECIPES["dsprites_ori"].splits})
+    serve(dict.fromkeys(RECIPES["dsprites_ori"].splits, rows))
     task = read_tfds("dsprites_ori", tmp_path)
     assert np.array_equal(task.train.source[0][0, :, 0], [0, 255, 0])
     assert task.train.labels.tolist() == [int(i / 2.5) for i in range(40)]
@@ -89,7 +89,7 @@ def test_the_newest_version_is_a_task_of_the_suite(serve, tmp_path):
         (tmp_path / "eurosat" / "rgb" / version).mkdir(parents=True)
         (tmp_path / "eurosat" / "rgb" / version / "dataset_info.json").write_text(json.dumps({}))
     rows = [{"image": png(i), "label": i} for i in range(4)]
-    serve({split: rows for split in RECIPES["eurosat"].splits})
+    serve(dict.fromkeys(RECIPES["eurosat"].splits, rows))
     assert tfds_folder("eurosat", tmp_path) == tmp_path / "eurosat" / "rgb" / "10.0.0"
     (task,) = vtab_suite(tmp_path).tasks
     assert (task.name, task.group, len(task.load().classes)) == ("eurosat", "specialized", 4)
