@@ -35,9 +35,9 @@ def store(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory, suite, network, store):
-    """A folder of results, and the results as they came."""
-    out = tmp_path_factory.mktemp("out")
+def measured(tmp_path_factory, suite, network):
+    """A folder of results, and the results as they came; with a store that was empty before."""
+    out, store = tmp_path_factory.mktemp("out"), FeatureStore(tmp_path_factory.mktemp("empty"))
     fits = plan(suite, ["tiny"], METHODS, [0], out, CONDITIONS)
     return out, list(run(fits, suite, lambda name: network, out, store, conditions=CONDITIONS))
 
@@ -66,6 +66,7 @@ def test_every_fit_becomes_a_line(measured, corners, network, store):
     assert linear.settings["normalised"] == "mean 0.5 0.5 0.5, std 0.25 0.25 0.25"
     assert min(linear.peak_bytes, linear.task_bytes, linear.backbone_bytes) > 0
     assert set(linear.seconds) >= {"extract", "select", "fit"}
+    assert linear.settings["extracted_images"] == all_l2.settings["extracted_images"] == 80
 
 
 def test_predictions_and_mistakes_say_the_same_as_the_result(measured, corners):
