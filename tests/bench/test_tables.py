@@ -109,7 +109,7 @@ def test_the_page_marks_bounds_and_the_best(table):
 def test_a_suite_with_fixed_tasks_names_those_that_are_missing():
     (table,) = tables_of([result("caltech101", "linear", 0.9, suite="vtab", group="natural")])
     assert len(table.missing) == 18
-    assert table.rows[-1].name == "mean of 1 tasks"
+    assert table.rows[-1].name == "mean of 1 task"
     assert "Not measured, so in no mean: cifar, dtd" in markdown(table)
 
 

@@ -196,7 +196,7 @@ def _measured(
         n_features=model.provenance.n_features,
         n_kept=model.n_kept if isinstance(model, Head) else 0,
         kept=_kept(model) if isinstance(model, Head) else {},
-        settings=conditions.settings | _treatment(backbone) | model.provenance.settings,
+        settings=conditions.settings | _treatment(backbone) | _extracted(journal) | model.provenance.settings,
         seconds={phase: round(seconds, 3) for phase, seconds in journal.seconds.items()},
         flops=dict(journal.flops),
         peak_bytes=peak,
@@ -253,6 +253,11 @@ def _treatment(backbone: Backbone) -> Settings:
         + ", std "
         + " ".join(map(_short, preprocess.std)),
     }
+
+
+def _extracted(journal: Journal) -> Settings:
+    """How many images went through the network while fitting: the others were in the store, and cost no seconds."""
+    return {} if journal.extraction is None else {"extracted_images": journal.extraction.computed}
 
 
 def _short(value: float) -> str:

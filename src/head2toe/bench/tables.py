@@ -186,7 +186,7 @@ def _mean_rows(tasks: Sequence[Row], methods: Sequence[str]) -> list[Row]:
     rows = []
     if len(groups) > 1:
         rows += [_mean("group", f"mean of {group}", group, [of], methods) for group, of in groups.items()]
-    rows.append(_mean("tasks", f"mean of {len(tasks)} tasks", "", [tasks], methods))
+    rows.append(_mean("tasks", f"mean of {len(tasks)} task{'s' * (len(tasks) > 1)}", "", [tasks], methods))
     if len(groups) > 1:
         rows.append(_mean("groups", f"mean of {len(groups)} groups", "", list(groups.values()), methods))
     return rows
