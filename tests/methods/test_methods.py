@@ -1,4 +1,4 @@
-"""One contract for every method, then what each promises of its own."""
+"""One contract for every method that fits a head, then what each promises of its own."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from head2toe.data import task_from_arrays
 from head2toe.errors import DataError
 from head2toe.extract import view_of
 from head2toe.head import load_head, softmax
-from head2toe.methods import NAMES, method_named
+from head2toe.methods import NAMES, TRAINED, method_named
 from head2toe.methods.all_features import AllFeatures
 from head2toe.methods.final import fits_without
 from head2toe.methods.head2toe import Head2Toe
@@ -21,7 +21,7 @@ def store(tmp_path_factory) -> FeatureStore:
     return FeatureStore(tmp_path_factory.mktemp("store"))
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=[name for name in NAMES if name not in TRAINED])
 def head(request, network, corners, store):
     return method_named(request.param, target_sizes=[64], seed=3).fit(network, corners, store, progress=False)
 
@@ -154,3 +154,11 @@ def test_names_and_settings_are_checked():
         method_named("head2to")
     with pytest.raises(DataError, match="--keep"):
         method_named("linear", keep=[0.1])
+    with pytest.raises(DataError, match="--lr and --steps go with"):
+        method_named("head2toe", steps=[10])
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_rates_steps_and_seed_reach_the_training(name):
+    training = method_named(name, lrs=[0.5], steps=[3, 4], seed=7).training
+    assert (training.lrs, training.steps, training.seed) == ((0.5,), (3, 4), 7)
