@@ -125,6 +125,7 @@ _METHODS: Mapping[str, _Entry] = {
     "paper-head2toe": _Entry(partial(_paper, "head2toe"), (_SIZES,)),
 }
 NAMES = tuple(_METHODS)
+TRAINED = ("scratch", "finetune", "head2toe-ft")  # whole networks, on a GPU or for hours
 
 
 def method_named(
