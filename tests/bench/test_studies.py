@@ -1,5 +1,7 @@
 """Every study on a tiny network: its lines, its figure, and that a stopped one goes on."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -119,7 +121,7 @@ class TestSubset:
             counts = task.train.counts(4)
             assert counts.min() >= 1
             assert counts.max() - counts.min() <= 1
-        for small, large in zip(subsets, subsets[1:], strict=False):
+        for small, large in pairwise(subsets):
             assert set(small.train.ids) <= set(large.train.ids)
 
     def test_rows_keep_their_labels_and_validation_rows_take_part(self, corners):

@@ -35,7 +35,7 @@ LOW, ENOUGH = 0.85, 20  # accuracy below which, and images a class from which on
 
 @dataclass(frozen=True)
 class Score:
-    """What one method reaches: `accuracy` on rows that it never saw, and `cv_accuracy` that its settings were chosen by.
+    """What one method reaches: `accuracy` on rows that it never saw; by `cv_accuracy` its settings were chosen.
 
     `difference` and its 95 % interval are to the linear probe on the same rows. `flops`, `seconds` and `task_bytes` are
     of one fit, extraction of the training images counted in operations whether or not they were stored.
@@ -140,8 +140,8 @@ def advise(linear: Score, head2toe: Score, finetuning: FineTuning, images_per_cl
         reason = f"Use Head2Toe: it brings {told}"
     if more:
         reason += (
-            f"; at {chosen.accuracy:.0%} and with {images_per_class:.0f} images a class fine-tuning may bring more, for "
-            f"about {_duration(finetuning.seconds)} a training run and "
+            f"; at {chosen.accuracy:.0%} and with {images_per_class:.0f} images a class fine-tuning may bring more, "
+            f"for about {_duration(finetuning.seconds)} a training run and "
             f"{finetuning.task_bytes / max(1, chosen.task_bytes):,.0f} times the bytes"
         )
     return Advice("head2toe" if gains else "linear", more, reason + ".")

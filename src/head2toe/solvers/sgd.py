@@ -52,7 +52,7 @@ def fit(
         first = step % batches * batch_size
         rows = order[first : first + batch_size]
         batch = torch.from_numpy(np.ascontiguousarray(_rows(X.blocks, rows)))
-        work.product(len(rows), X.n_features, 2 * n_classes)  # forward, and back to the weights
+        work.product((len(rows), X.n_features), 2 * n_classes)  # forward, and back to the weights
         loss = cross_entropy(batch @ W + b, labels[rows]) + _penalty(W, penalty, lam)
         if not torch.isfinite(loss):
             raise FeatureError(f"sgd: the loss is {loss.item()} at step {step}; look for NaN features or lower lr")

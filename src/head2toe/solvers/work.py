@@ -7,6 +7,7 @@ what is done once per number (exponentials, sums, a line search) is not. Two cos
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ def counted() -> Iterator[Work]:
     """Count what every thread of this process multiplies inside; contexts may be nested.
 
     >>> with counted() as work:
-    ...     product(2, 3, 4)
+    ...     product((2, 3), 4)
     >>> work.flops
     48
     """
@@ -42,9 +43,9 @@ def counted() -> Iterator[Work]:
             _OPEN.remove(work)
 
 
-def product(m: int, k: int, n: int) -> None:
-    """Tell of a product of matrices (m, k) and (k, n)."""
-    _spent(2 * m * k * n)
+def product(shape: tuple[int, ...], n: int) -> None:
+    """Tell of a product of a matrix of that shape, or its transpose, with one that has or gives `n` columns."""
+    _spent(2 * math.prod(shape) * n)
 
 
 def eigendecomposition(n: int) -> None:
