@@ -14,7 +14,19 @@ ORDER = (
     "errors", "cells", "taps", "images", "solvers", "table", "store", "backbones", "data", "extract", "selection",
     "gather", "head", "network", "apply", "methods", "bench", "present", "demo", "cli",
 )  # fmt: skip
-HEAVY = ("torch", "lance", "numba", "transformers", "timm", "torchvision", "ray", "sklearn", "pyarrow", "matplotlib", "jinja2")
+HEAVY = (
+    "torch",
+    "lance",
+    "numba",
+    "transformers",
+    "timm",
+    "torchvision",
+    "ray",
+    "sklearn",
+    "pyarrow",
+    "matplotlib",
+    "jinja2",
+)
 ONLY_IN = {"lance": "store", "timm": "backbones", "torchvision": "backbones", "transformers": "backbones"}
 
 

@@ -20,6 +20,7 @@ from head2toe.store import FeatureStore
 def few():
     """Points that every study needs at least."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(studies, "FOLDS", 2)
         patch.setattr(studies, "LADDER", (0.1, 1.0))
         patch.setattr(studies, "TARGET_SIZES", (16, 64))
         patch.setattr(studies, "WINDOWS", (0, 31))
@@ -137,7 +138,7 @@ class TestSubset:
 
     def test_folds_follow_the_rarest_class(self, corners):
         assert folds_for(subset(corners, 4, seed=0)) == 1
-        assert folds_for(subset(corners, 8, seed=0)) == 5
+        assert folds_for(subset(corners, 8, seed=0)) == studies.FOLDS
 
     @pytest.mark.parametrize("n", [3, 61])
     def test_sizes_that_cannot_be_are_refused(self, corners, n):
