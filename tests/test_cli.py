@@ -89,6 +89,46 @@ def test_a_users_session(command, home, store):
     assert command("store", "ls", "--store", store, "--json")[1] == "[]\n"
 
 
+def test_a_benchmark_of_tasks(command, home, store, tmp_path):
+    tasks, out = tmp_path / "tasks", tmp_path / "out"
+    tasks.mkdir()
+    (tasks / "stripes").symlink_to(home / "data")
+    words = ["bench", "packs", "--root", tasks, "--out", out, "--store", store, "--target-size", 64]
+    code, page, err = command(*words, "--methods", "linear")
+    assert code == 0, err
+    assert page == (out / "table.md").read_text() + "\n"
+    (line,) = (out / "results.jsonl").read_text().splitlines()
+    assert json.loads(line)["settings"]["target_sizes"] == "64"
+
+    (tasks / "empty").mkdir()
+    code, text, err = command(*words, "--methods", "linear", "--json")
+    assert code == 1
+    assert "failed: empty, efficientnet_lite0, linear, seed 0" in err
+    assert "1 of 1 fits failed" in err
+    assert text == ""
+    code, text, _ = command(*words, "--methods", "linear", "--tasks", "stripes", "--json")
+    assert code == 0
+    (table,) = json.loads(text)
+    assert table["rows"][0]["entries"]["linear"]["n_seeds"] == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--methods", "linea"], "did you mean linear"),
+        (["--tasks", "tset"], "did you mean test"),
+        (["--seeds", "a"], "--seeds takes numbers"),
+        (["--max-test", 0], "--max-test"),
+        (["--root", "nowhere"], "there is no folder 'nowhere'"),
+    ],
+)
+def test_a_mistake_in_a_benchmark(command, home, tmp_path, words, message):
+    code, out, err = command("bench", "packs", "--root", home / "data", "--out", tmp_path / "out", *words)
+    assert (code, out) == (2, "")
+    assert message in " ".join(err.split())
+    assert not (tmp_path / "out").exists()
+
+
 def test_taps_as_json_lines(command):
     code, out, _ = command("taps", "efficientnet_lite0", "--json")
     rows = [json.loads(line) for line in out.splitlines()]
@@ -159,6 +199,7 @@ def test_help_of_every_command_has_an_example(command):
         ["predict"],
         ["evaluate"],
         ["extract"],
+        ["bench"],
         ["demo"],
         ["store", "ls"],
         ["store", "rm"],

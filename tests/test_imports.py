@@ -15,19 +15,16 @@ ORDER = (
     "gather", "head", "network", "apply", "methods", "bench", "present", "demo", "cli",
 )  # fmt: skip
 HEAVY = (
-    "torch",
-    "lance",
-    "numba",
-    "transformers",
-    "timm",
-    "torchvision",
-    "ray",
-    "sklearn",
-    "pyarrow",
-    "matplotlib",
-    "jinja2",
-)
-ONLY_IN = {"lance": "store", "timm": "backbones", "torchvision": "backbones", "transformers": "backbones"}
+    "torch", "lance", "numba", "transformers", "timm", "torchvision", "ray", "sklearn", "pyarrow", "datasets",
+    "matplotlib", "jinja2",
+)  # fmt: skip
+ONLY_IN = {
+    "lance": "store",
+    "datasets": "data",
+    "timm": "backbones",
+    "torchvision": "backbones",
+    "transformers": "backbones",
+}
 
 
 def room(path: Path) -> str:

@@ -13,7 +13,8 @@ from head2toe.bench.memory import peak_bytes, reset_peak
 from head2toe.bench.predictions import read_right
 from head2toe.bench.result import append_result, read_results, slug
 from head2toe.bench.run import Conditions, Failure, limited, plan, results_file, run, shown
-from head2toe.bench.suite import Suite, SuiteTask
+from head2toe.bench.suite import Suite, SuiteTask, suite_named
+from head2toe.bench.tables import write_tables
 from head2toe.data import task_from_arrays
 from head2toe.errors import DataError
 from head2toe.head import Metrics, Provenance
@@ -34,9 +35,9 @@ def store(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory, suite, network, store):
-    """A folder of results, and the results as they came."""
-    out = tmp_path_factory.mktemp("out")
+def measured(tmp_path_factory, suite, network):
+    """A folder of results, and the results as they came; with a store that was empty before."""
+    out, store = tmp_path_factory.mktemp("out"), FeatureStore(tmp_path_factory.mktemp("empty"))
     fits = plan(suite, ["tiny"], METHODS, [0], out, CONDITIONS)
     return out, list(run(fits, suite, lambda name: network, out, store, conditions=CONDITIONS))
 
@@ -65,6 +66,7 @@ def test_every_fit_becomes_a_line(measured, corners, network, store):
     assert linear.settings["normalised"] == "mean 0.5 0.5 0.5, std 0.25 0.25 0.25"
     assert min(linear.peak_bytes, linear.task_bytes, linear.backbone_bytes) > 0
     assert set(linear.seconds) >= {"extract", "select", "fit"}
+    assert linear.settings["extracted_images"] == all_l2.settings["extracted_images"] == 80
 
 
 def test_predictions_and_mistakes_say_the_same_as_the_result(measured, corners):
@@ -192,3 +194,27 @@ def test_the_peak_is_that_of_the_stretch():
     before = peak_bytes()
     block = np.ones(30_000_000)
     assert peak_bytes() >= before + block.nbytes * 0.9
+
+
+def test_vtab_from_folder_to_table(corners, network, store, tmp_path):
+    """The whole way on a stand-in: the corners in the benchmark's folder layout, under two of its names."""
+    for name in ("cifar", "smallnorb_azimuth"):
+        folder = tmp_path / "vtab-1k" / name
+        (folder / "images").mkdir(parents=True)
+        for split, path in ((corners.train, "train800val200.txt"), (corners.test, "test.txt")):
+            lines = []
+            for row in range(20):
+                image = f"images/{path}.{row}.png"
+                Image.fromarray(split.source[row]).save(folder / image)
+                lines.append(f"{image} {split.labels[row]}")
+            (folder / path).write_text("\n".join(lines))
+    suite = suite_named("vtab", tmp_path / "vtab-1k")
+    fits = plan(suite, ["tiny"], ["linear"], [0], tmp_path, Conditions())
+    results = list(run(fits, suite, lambda name: network, tmp_path, store))
+    assert [(result.task, result.group) for result in results] == [
+        ("cifar", "natural"), ("smallnorb_azi", "structured"),
+    ]  # fmt: skip
+    assert results[0].test_accuracy == results[1].test_accuracy
+    (table,) = write_tables(tmp_path)
+    assert [row.name for row in table.rows[-2:]] == ["mean of 2 tasks", "mean of 2 groups"]
+    assert len(table.missing) == 17

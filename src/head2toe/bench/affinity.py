@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from head2toe.bench.intervals import LEVEL, RESAMPLES, Interval, by_cell, mean_accuracy
+from head2toe.bench.intervals import LEVEL, RESAMPLES, SAME, Interval, by_cell, mean_accuracy
 from head2toe.bench.result import Result
 
 PROBE, SCRATCH = "linear", "scratch"
@@ -103,4 +103,4 @@ def _spearman(x: np.ndarray, y: np.ndarray) -> tuple[float | None, Interval | No
 
 def _varied(x: np.ndarray, y: np.ndarray) -> bool:
     """Whether there are enough points for an interval, and both values vary."""
-    return len(x) >= 4 and bool(np.ptp(x) > 0 and np.ptp(y) > 0)
+    return len(x) >= 4 and bool(min(np.ptp(x), np.ptp(y)) > SAME)

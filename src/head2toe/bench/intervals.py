@@ -12,6 +12,7 @@ from head2toe.bench.result import Result, home
 
 LEVEL = 0.95
 RESAMPLES = 10_000
+SAME = 1e-9  # accuracies that differ by less differ by rounding
 
 
 @dataclass(frozen=True)

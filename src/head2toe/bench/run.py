@@ -141,7 +141,7 @@ def run(
     data = lru_cache(1)(lambda task: limited(task.load(), conditions.max_test))
     for fit in fits:
         try:
-            yield _measured(fit, suite, network(fit.backbone), data(fit.task), out, opened, conditions)
+            yield _measured(fit, suite, data(fit.task), network(fit.backbone), out, opened, conditions)
         except Head2ToeError as error:
             yield Failure(fit, str(error))
         except (MemoryError, RuntimeError) as error:  # torch's word for a device that is full is RuntimeError
@@ -172,7 +172,7 @@ def limited(task: Task, max_test: int | None) -> Task:
 
 
 def _measured(
-    fit: Fit, suite: Suite, backbone: Backbone, task: Task, out: Path, store: FeatureStore, conditions: Conditions
+    fit: Fit, suite: Suite, task: Task, backbone: Backbone, out: Path, store: FeatureStore, conditions: Conditions
 ) -> Result:
     """Fit, predict, write: the line comes last, so that a result has its predictions and mistakes."""
     method, journal = _method(fit.method, fit.seed, _folds(task), conditions), Journal()
@@ -196,7 +196,7 @@ def _measured(
         n_features=model.provenance.n_features,
         n_kept=model.n_kept if isinstance(model, Head) else 0,
         kept=_kept(model) if isinstance(model, Head) else {},
-        settings=conditions.settings | _treatment(backbone) | model.provenance.settings,
+        settings=conditions.settings | _treatment(backbone) | _extracted(journal) | model.provenance.settings,
         seconds={phase: round(seconds, 3) for phase, seconds in journal.seconds.items()},
         flops=dict(journal.flops),
         peak_bytes=peak,
@@ -253,6 +253,11 @@ def _treatment(backbone: Backbone) -> Settings:
         + ", std "
         + " ".join(map(_short, preprocess.std)),
     }
+
+
+def _extracted(journal: Journal) -> Settings:
+    """How many images went through the network while fitting: the others were in the store, and cost no seconds."""
+    return {} if journal.extraction is None else {"extracted_images": journal.extraction.computed}
 
 
 def _short(value: float) -> str:

@@ -74,20 +74,26 @@ def packs_suite(root: Path, *, groups: Groups | None = None) -> Suite:
 
 
 def vtab_suite(root: Path) -> Suite:
-    """Those of the nineteen VTAB-1k tasks whose folders are in `root`; DataError where none is."""
+    """Those of the nineteen VTAB-1k tasks that are in `root`; DataError where none is.
+
+    A task is a folder in the layout that the community shares, or its data set as TensorFlow Datasets prepared it.
+    """
+    from head2toe.data.tfds import read_tfds, tfds_folder
     from head2toe.data.vtab import VTAB, is_vtab, read_vtab
 
     found, missing = [], []
     for task in VTAB:
         folder = next((root / name for name in task.folders if is_vtab(root / name)), None)
-        if folder is None:
-            missing.append(task.name)
-        else:
+        if folder is not None:
             found.append(SuiteTask(task.name, task.group, partial(read_vtab, folder)))
+        elif (prepared := tfds_folder(task.name, root)) is not None:
+            found.append(SuiteTask(task.name, task.group, partial(read_tfds, task.name, prepared)))
+        else:
+            missing.append(task.name)
     if not found:
         raise DataError(
             f"bench: {root} holds no VTAB-1k task; expected folders such as {root / 'caltech101'} with images/, "
-            "train800.txt, val200.txt and test.txt"
+            "train800.txt, val200.txt and test.txt, or data sets that TensorFlow Datasets prepared"
         )
     return Suite("vtab", tuple(found), tuple(missing))
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from head2toe.bench.intervals import Cell, Interval, by_cell, interval_of_mean, mean_accuracy
+from head2toe.bench.intervals import SAME, Cell, Interval, by_cell, interval_of_mean, mean_accuracy
 from head2toe.bench.predictions import read_right
 from head2toe.bench.result import Result, read_results
 from head2toe.data.vtab import VTAB
@@ -186,7 +186,7 @@ def _mean_rows(tasks: Sequence[Row], methods: Sequence[str]) -> list[Row]:
     rows = []
     if len(groups) > 1:
         rows += [_mean("group", f"mean of {group}", group, [of], methods) for group, of in groups.items()]
-    rows.append(_mean("tasks", f"mean of {len(tasks)} tasks", "", [tasks], methods))
+    rows.append(_mean("tasks", f"mean of {len(tasks)} task{'s' * (len(tasks) > 1)}", "", [tasks], methods))
     if len(groups) > 1:
         rows.append(_mean("groups", f"mean of {len(groups)} groups", "", list(groups.values()), methods))
     return rows
@@ -212,9 +212,9 @@ def _compared(tasks: Sequence[Row], method: str, reference: str) -> Comparison:
         n_tasks=len(both),
         difference=float(ahead.mean()) if len(ahead) else 0.0,
         interval=interval_of_mean(ahead),
-        wins=int((ahead > 0).sum()),
-        ties=int((ahead == 0).sum()),
-        losses=int((ahead < 0).sum()),
+        wins=int((ahead > SAME).sum()),
+        ties=int((abs(ahead) <= SAME).sum()),
+        losses=int((ahead < -SAME).sum()),
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from head2toe.data.arrays import Labelled, task_from_arrays
 from head2toe.data.csv_file import read_csv
 from head2toe.data.folder import read_folder
+from head2toe.data.hub import read_hub
 from head2toe.data.parquet import read_parquet, split_files
 from head2toe.data.task import Task, assemble
 from head2toe.data.vtab import is_vtab, read_vtab
@@ -14,13 +15,13 @@ from head2toe.errors import DataError
 
 ACCEPTED = (
     "an image folder (class/… or train|validation|test/class/…), a .parquet file or a folder of "
-    "train|validation|test.parquet (columns image and label), a .csv file (columns path and label), or a VTAB-1k task "
-    "(vtab:ROOT/TASK)"
+    "train|validation|test.parquet (columns image and label), a .csv file (columns path and label), a VTAB-1k task "
+    "(vtab:ROOT/TASK), or a Hugging Face dataset (hf:ORG/NAME or hf:ORG/NAME:CONFIG)"
 )
 
 
 def load_task(data: str | Path | Labelled, *, skip_bad: bool = False) -> Task:
-    """The task in `data`: an image folder, Parquet, CSV, VTAB-1k, or a pair (inputs, labels) in memory.
+    """The task in `data`: an image folder, Parquet, CSV, VTAB-1k, hf:NAME, or a pair (inputs, labels) in memory.
 
     Only ids are computed; the extraction decodes. skip_bad=True decodes every picture here too, leaves out what cannot
     be read and lists it in `Task.skipped`. DataError where the data cannot serve as a task.
@@ -28,6 +29,9 @@ def load_task(data: str | Path | Labelled, *, skip_bad: bool = False) -> Task:
     if isinstance(data, tuple):
         return task_from_arrays(*data, skip_bad=skip_bad)
     named = str(data)
+    if named.startswith("hf:"):
+        rows, classes = read_hub(named.removeprefix("hf:"))
+        return assemble(named.removeprefix("hf:"), rows, skip_bad=skip_bad, classes=classes)
     path = Path(named.removeprefix("vtab:"))
     if not path.exists():
         raise DataError(f"load: there is no '{data}'; give {ACCEPTED}")

@@ -1,0 +1,83 @@
+"""Hugging Face datasets by name; the only module that names `datasets`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from head2toe.data.folder import SPLIT_FOLDERS
+from head2toe.data.parquet import INPUTS
+from head2toe.data.task import Item, Rows
+from head2toe.errors import DataError, MissingExtraError
+
+if TYPE_CHECKING:
+    from datasets import Dataset, Features
+
+
+@dataclass(frozen=True, eq=False)
+class HubRows:
+    """The rows of `column` of a dataset, pictures as their encoded bytes."""
+
+    dataset: Dataset
+    column: str
+    title: str
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, row: int, /) -> Item:
+        value = self.dataset[row][self.column]
+        if isinstance(value, dict):
+            return value["bytes"] or Path(value["path"]).read_bytes()
+        return value
+
+    def name(self, row: int, /) -> str:
+        return f"{self.title}[{row}]"
+
+
+def read_hub(name: str) -> tuple[dict[str, Rows], list[str] | None]:
+    """The rows of every split of the dataset called `name` ("ORG/NAME" or "ORG/NAME:CONFIG"), and its class names.
+
+    Splits other than train, validation and test are left out. DataError where the dataset cannot be had or has no
+    pictures, texts or labels; MissingExtraError without `datasets`.
+    """
+    try:
+        from datasets import DatasetDict, Image, disable_progress_bars, load_dataset
+    except ImportError as error:
+        raise MissingExtraError(f"hf:{name}", "datasets") from error
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    path, _, config = name.partition(":")
+    try:
+        loaded = load_dataset(path, config or None)
+    except (OSError, ValueError) as error:
+        raise DataError(f"load: the dataset '{name}' cannot be had from Hugging Face: {error}") from error
+    if not isinstance(loaded, DatasetDict):
+        raise DataError(f"load: '{name}' should have named splits, got {type(loaded).__name__}")
+    found: dict[str, Rows] = {}
+    names: list[str] | None = None
+    for split, dataset in loaded.items():
+        if split not in SPLIT_FOLDERS:
+            continue
+        column, label = _columns(name, dataset.features)
+        names = getattr(dataset.features[label], "names", None)
+        if isinstance(dataset.features[column], Image):
+            dataset = dataset.cast_column(column, Image(decode=False))
+        labels = [names[value] if names and value >= 0 else str(value) for value in dataset[label]]
+        found[SPLIT_FOLDERS[str(split)]] = Rows(HubRows(dataset, column, f"{name}/{split}"), labels)
+    return found, names
+
+
+def _columns(name: str, features: Features) -> tuple[str, str]:
+    """(inputs, labels): a column of a known name; labels may also be the only column with class names."""
+    column = next((known for known in INPUTS if known in features), None)
+    classed = [key for key, feature in features.items() if hasattr(feature, "names")]
+    label = "label" if "label" in features else classed[0] if len(classed) == 1 else None
+    if column is None or label is None:
+        raise DataError(
+            f"load: '{name}' needs one of the columns {', '.join(INPUTS)} and 'label' or one column with class names; "
+            f"it has {', '.join(features)}"
+        )
+    return column, label
