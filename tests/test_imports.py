@@ -14,7 +14,10 @@ ORDER = (
     "errors", "cells", "taps", "images", "solvers", "table", "store", "backbones", "data", "extract", "selection",
     "gather", "head", "network", "apply", "methods", "bench", "present", "demo", "cli",
 )  # fmt: skip
-HEAVY = ("torch", "lance", "numba", "transformers", "timm", "torchvision", "ray", "sklearn", "pyarrow", "datasets")
+HEAVY = (
+    "torch", "lance", "numba", "transformers", "timm", "torchvision", "ray", "sklearn", "pyarrow", "datasets",
+    "matplotlib", "jinja2",
+)  # fmt: skip
 ONLY_IN = {
     "lance": "store",
     "datasets": "data",

@@ -189,11 +189,12 @@ def extract(
     from head2toe import present
     from head2toe.backbones import load_backbone
     from head2toe.extract import extract as run
+    from head2toe.methods.frozen import SIZES
     from head2toe.taps import Pool
 
     loaded = load_backbone(backbone, device=device, precision=precision, taps=taps)
     task = _task(data, skip_bad)
-    done = run(loaded, task.splits, _opened(store), [Pool(size) for size in target_size or [512]])
+    done = run(loaded, task.splits, _opened(store), [Pool(size) for size in target_size or SIZES])
     typer.echo(json.dumps(asdict(done)) if as_json else present.extraction_line(done))
 
 

@@ -199,7 +199,8 @@ def comparison_table(comparison: Comparison) -> Table:
         span = f"{100 * score.interval.low:+.1f} .. {100 * score.interval.high:+.1f}" if score.interval else ""
         probe = score.method == "linear"
         table.add_row(
-            score.method, f"{score.accuracy:.4f}", "" if probe else f"{100 * score.difference:+.1f}", "" if probe else span,
+            score.method, f"{score.accuracy:.4f}", "" if probe else f"{100 * score.difference:+.1f}",
+            "" if probe else span,
             f"{score.cv_accuracy:.4f}", f"{score.n_kept:,}", f"{score.n_features:,}", f"{score.seconds:.1f}",
             f"{score.task_bytes:,}",
         )  # fmt: skip

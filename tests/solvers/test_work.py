@@ -17,19 +17,19 @@ Y = np.arange(N) % C
 
 
 def test_nothing_is_counted_outside_and_contexts_nest():
-    product(9, 9, 9)
+    product((9, 9), 9)
     with counted() as outer:
-        product(2, 3, 4)
+        product((2, 3), 4)
         with counted() as inner:
-            product(1, 1, 1)
-        product(1, 5, 1)
-    product(9, 9, 9)
+            product((1, 1), 1)
+        product((1, 5), 1)
+    product((9, 9), 9)
     assert (inner.flops, outer.flops) == (2, 48 + 2 + 10)
 
 
 def test_every_thread_is_counted():
     with counted() as work, ThreadPoolExecutor(4) as threads:
-        list(threads.map(lambda _: product(1, 1, 1), range(1000)))
+        list(threads.map(lambda _: product((1, 1), 1), range(1000)))
     assert work.flops == 2000
 
 

@@ -200,14 +200,13 @@ def _drawing(height: float, width: float = WIDTH) -> Iterator[Figure]:
     except ImportError as error:
         raise MissingExtraError("drawing figures", "report") from error
 
-    style = {
+    with rc_context({
         "svg.fonttype": "none", "svg.hashsalt": "head2toe", "font.size": 8.5, "axes.labelsize": 8.5, "text.color": INK,
         "axes.edgecolor": FAINT, "axes.labelcolor": INK, "xtick.color": FAINT, "ytick.color": FAINT,
         "xtick.labelcolor": INK, "ytick.labelcolor": INK, "axes.spines.top": False, "axes.spines.right": False,
         "axes.grid": True, "grid.color": FAINT, "grid.linewidth": 0.5, "axes.axisbelow": True, "axes.facecolor": "none",
         "legend.fontsize": 8, "xtick.major.size": 0, "ytick.major.size": 0,
-    }  # fmt: skip
-    with rc_context(style):
+    }):  # fmt: skip
         yield Figure((width, height), layout="constrained")
 
 

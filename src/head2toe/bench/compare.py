@@ -15,15 +15,15 @@ import numpy as np
 from head2toe.apply import stored_logits
 from head2toe.bench.intervals import Interval, interval_of_mean
 from head2toe.bench.studies import folds_for, pooled
-from head2toe.errors import BackboneError
-from head2toe.methods import method_named
+from head2toe.errors import BackboneError, DataError
+from head2toe.head import Head
+from head2toe.methods import TRAINED, method_named
 from head2toe.methods.problem import Journal, spread
 from head2toe.store import FeatureStore, default_location
 
 if TYPE_CHECKING:
     from head2toe.backbones.core import Backbone
     from head2toe.data import Task
-    from head2toe.head import Head
 
 METHODS = ("linear", "all-l2", "head2toe")
 ROUNDS = 3  # of held-out thirds, where there is no test split
@@ -35,7 +35,7 @@ LOW, ENOUGH = 0.85, 20  # accuracy below which, and images a class from which on
 
 @dataclass(frozen=True)
 class Score:
-    """What one method reaches: `accuracy` on rows that it never saw, and `cv_accuracy` that its settings were chosen by.
+    """What one method reaches: `accuracy` on rows that it never saw; by `cv_accuracy` its settings were chosen.
 
     `difference` and its 95 % interval are to the linear probe on the same rows. `flops`, `seconds` and `task_bytes` are
     of one fit, extraction of the training images counted in operations whether or not they were stored.
@@ -99,8 +99,11 @@ def compare(
 ) -> Comparison:
     """Fit every method, the linear probe and Head2Toe among them, and judge all on the same rows.
 
-    These are the test split's or, where there is none, all rows: each third by a fit on the other two.
+    These are the test split's or, where there is none, all rows: each third by a fit on the other two. DataError for a
+    method that trains a network.
     """
+    if trained := sorted(set(methods) & set(TRAINED)):
+        raise DataError(f"compare: the cost of '{trained[0]}' is told without running it; run it with head2toe fit")
     opened = store if isinstance(store, FeatureStore) else FeatureStore(store or default_location())
     rounds = _rounds(task, seed)
     names = dict.fromkeys(("linear", *methods, "head2toe"))
@@ -140,8 +143,8 @@ def advise(linear: Score, head2toe: Score, finetuning: FineTuning, images_per_cl
         reason = f"Use Head2Toe: it brings {told}"
     if more:
         reason += (
-            f"; at {chosen.accuracy:.0%} and with {images_per_class:.0f} images a class fine-tuning may bring more, for "
-            f"about {_duration(finetuning.seconds)} a training run and "
+            f"; at {chosen.accuracy:.0%} and with {images_per_class:.0f} images a class fine-tuning may bring more, "
+            f"for about {_duration(finetuning.seconds)} a training run and "
             f"{finetuning.task_bytes / max(1, chosen.task_bytes):,.0f} times the bytes"
         )
     return Advice("head2toe" if gains else "linear", more, reason + ".")
@@ -219,6 +222,7 @@ def _trial(
         method = method_named(name, target_sizes=[target_size], folds=folds_for(task), seed=seed)
         journal = Journal()
         head = method.fit(backbone, task, store, journal=journal)
+        assert isinstance(head, Head), "compare() refuses methods that train a network"
         logits = stored_logits(head, task.test, backbone, store, progress=False)
         right.append(logits.argmax(axis=1) == task.test.labels)
         heads.append(head)

@@ -19,7 +19,7 @@ from head2toe.bench.suite import Suite, SuiteTask
 from head2toe.errors import DataError, Head2ToeError
 from head2toe.head import Head, Metrics, Provenance, softmax
 from head2toe.images import ImagePreprocess
-from head2toe.methods import Method, method_named
+from head2toe.methods import Method, chooses_target_size, method_named
 from head2toe.methods.problem import Journal, training_splits
 from head2toe.store import FeatureStore, default_location
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 FOLDS = 5
 BATCH = 256
-SEVERAL_SIZES = ("head2toe", "head2toe-ft", "paper-head2toe")  # the methods that choose among target sizes
 Settings = dict[str, float | int | str]
 
 
@@ -211,7 +210,7 @@ def _measured(
 
 def _method(name: str, seed: int, folds: int, conditions: Conditions) -> Method:
     sizes = conditions.target_sizes
-    if sizes is not None and name not in SEVERAL_SIZES:
+    if sizes is not None and not chooses_target_size(name):
         sizes = sizes[:1]
     return method_named(name, target_sizes=sizes, folds=folds, seed=seed)
 

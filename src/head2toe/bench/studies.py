@@ -18,6 +18,7 @@ from head2toe.bench.result import Result, append_result, read_results
 from head2toe.bench.run import Failure, Fit, limited
 from head2toe.bench.suite import Suite, SuiteTask
 from head2toe.errors import DataError, Head2ToeError
+from head2toe.head import Head
 from head2toe.methods import method_named
 from head2toe.methods.head2toe import Head2Toe
 from head2toe.methods.problem import Journal, training_splits
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from head2toe.backbones.core import Backbone
     from head2toe.data import Task
     from head2toe.data.task import Item, Split
-    from head2toe.head import Head
     from head2toe.methods import Method
     from head2toe.store import FeatureStore
 
@@ -190,7 +190,13 @@ def _fit(
 ) -> Callable[[Journal], Head]:
     """How an arm is fitted: on the place's own task and network unless others are given."""
     network = backbone or place.backbone
-    return lambda journal: method.fit(network, task or place.task, place.store, journal=journal, progress=False)
+
+    def fit(journal: Journal) -> Head:
+        head = method.fit(network, task or place.task, place.store, journal=journal, progress=False)
+        assert isinstance(head, Head), "studies vary methods on a frozen network"
+        return head
+
+    return fit
 
 
 def _keep_fraction(place: Place) -> Iterator[Arm]:

@@ -36,16 +36,23 @@ class Method(Protocol):
     ) -> Head | Network: ...
 
 
+SMALL = 512  # the target size of methods that do not choose one
+
+
 @dataclass(frozen=True)
 class _Asked:
     """What a user asked for."""
 
-    target_sizes: tuple[int, ...]
+    target_sizes: tuple[int, ...] | None
     keep: tuple[float, ...] | None
     folds: int
     seed: int
     lrs: tuple[float, ...]
     steps: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return self.target_sizes[0] if self.target_sizes else SMALL
 
 
 @dataclass(frozen=True)
@@ -59,37 +66,40 @@ class _Entry:
 def _linear(asked: _Asked) -> Method:
     from head2toe.methods.linear import Linear
 
-    return Linear(asked.target_sizes[0], asked.folds, asked.seed)
+    return Linear(asked.size, asked.folds, asked.seed)
 
 
 def _control(asked: _Asked) -> Method:
     from head2toe.methods.linear import Control
 
-    return Control(asked.target_sizes[0], asked.folds, asked.seed)
+    return Control(asked.size, asked.folds, asked.seed)
 
 
 def _all(penalty: Literal["l1", "l2", "l21"], asked: _Asked) -> Method:
     from head2toe.methods.all_features import AllFeatures
+    from head2toe.methods.frozen import SIZES
 
-    return AllFeatures(penalty, asked.target_sizes[0], asked.folds, asked.seed)
+    usual = SIZES if penalty == "l2" else SMALL  # the paths of l1 and l2,1 take minutes on the larger size
+    return AllFeatures(penalty, asked.target_sizes or usual, asked.folds, asked.seed)
 
 
 def _oracle(asked: _Asked) -> Method:
     from head2toe.methods.oracle import Oracle
 
-    return Oracle(asked.target_sizes[0], asked.folds, asked.seed)
+    return Oracle(asked.size, asked.folds, asked.seed)
 
 
 def _head2toe(asked: _Asked) -> Head2Toe:
+    from head2toe.methods.frozen import SIZES
     from head2toe.methods.head2toe import Head2Toe
 
-    return Head2Toe(asked.target_sizes, asked.keep, folds=asked.folds, seed=asked.seed)
+    return Head2Toe(asked.target_sizes or SIZES, asked.keep, folds=asked.folds, seed=asked.seed)
 
 
 def _paper(recipe: Literal["linear", "all-l1", "all-l2", "all-l21", "head2toe"], asked: _Asked) -> Method:
     from head2toe.methods.paper import Paper
 
-    return Paper(recipe, asked.target_sizes, folds=asked.folds, seed=asked.seed)
+    return Paper(recipe, asked.target_sizes or SMALL, folds=asked.folds, seed=asked.seed)
 
 
 def _trained(name: Literal["scratch", "finetune", "head2toe-ft"], asked: _Asked) -> Method:
@@ -109,9 +119,9 @@ def _trained(name: Literal["scratch", "finetune", "head2toe-ft"], asked: _Asked)
 _KEEP, _SIZES, _LR, _STEPS = "--keep", "a second --target-size", "--lr", "--steps"
 _METHODS: Mapping[str, _Entry] = {
     "linear": _Entry(_linear),
-    "all-l1": _Entry(partial(_all, "l1")),
-    "all-l2": _Entry(partial(_all, "l2")),
-    "all-l21": _Entry(partial(_all, "l21")),
+    "all-l1": _Entry(partial(_all, "l1"), (_SIZES,)),
+    "all-l2": _Entry(partial(_all, "l2"), (_SIZES,)),
+    "all-l21": _Entry(partial(_all, "l21"), (_SIZES,)),
     "head2toe": _Entry(_head2toe, (_KEEP, _SIZES)),
     "control": _Entry(_control),
     "oracle": _Entry(_oracle),
@@ -128,6 +138,11 @@ NAMES = tuple(_METHODS)
 TRAINED = ("scratch", "finetune", "head2toe-ft")  # whole networks, on a GPU or for hours
 
 
+def chooses_target_size(name: str) -> bool:
+    """Whether the method takes several target sizes."""
+    return name in _METHODS and _SIZES in _METHODS[name].options
+
+
 def method_named(
     name: str,
     *,
@@ -142,10 +157,9 @@ def method_named(
     if name not in _METHODS:
         near = difflib.get_close_matches(name, NAMES, 1)
         raise DataError(f"method '{name}' is unknown{f', did you mean {near[0]}?' if near else ''}; there are {NAMES}")
-    asked = _Asked(
-        tuple(target_sizes or [512]), tuple(keep) if keep else None, folds, seed, tuple(lrs or ()), tuple(steps or ())
-    )
-    options = {_KEEP: asked.keep, _SIZES: asked.target_sizes[1:], _LR: asked.lrs, _STEPS: asked.steps}
+    sizes, fractions = tuple(target_sizes or ()), tuple(keep or ())
+    asked = _Asked(sizes or None, fractions or None, folds, seed, tuple(lrs or ()), tuple(steps or ()))
+    options = {_KEEP: asked.keep, _SIZES: sizes[1:], _LR: asked.lrs, _STEPS: asked.steps}
     for option, given in options.items():
         if given and option not in _METHODS[name].options:
             others = ", ".join(other for other, entry in _METHODS.items() if option in entry.options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -28,10 +29,13 @@ TOLERANCE = 1e-3  # relative duality gap
 
 @dataclass(frozen=True)
 class AllFeatures:
-    """A linear layer on all features; the strength of its penalty, l1, l2 or l2,1 (equation 4), is cross-validated."""
+    """A linear layer on all features, with an l1, l2 or l2,1 penalty (equation 4).
+
+    Its strength and, where several are given, the target size are chosen by cross-validation.
+    """
 
     penalty: Literal["l1", "l2", "l21"] = "l2"
-    target_size: int = 512
+    target_size: int | Sequence[int] = 512
     folds: int = 5
     seed: int = 0
     fit = frozen.fit
@@ -46,13 +50,15 @@ class AllFeatures:
 
     @property
     def pools(self) -> tuple[Pool, ...]:
-        return (Pool(self.target_size),)
+        return frozen.pools_of(self.target_size)
 
     def reads(self, backbone: Backbone, task: Task) -> tuple[str, ...]:
         return tuple(tap.name for tap in backbone.taps)
 
     def choose(self, problem: Problem, journal: Journal) -> Outcome:
-        (pool,) = self.pools
+        return max((self._at(pool, problem, journal) for pool in self.pools), key=lambda outcome: outcome.cv_accuracy)
+
+    def _at(self, pool: Pool, problem: Problem, journal: Journal) -> Outcome:
         if self.penalty == "l2":
             return cross_validated_ridge(problem, pool, journal)
         return _cross_validated_path(problem, pool, self.penalty, journal)

@@ -50,7 +50,7 @@ def right_without(K: np.ndarray, labels: np.ndarray, held_out: np.ndarray, n_cla
 
 def held_out_right(K: np.ndarray, labels: np.ndarray, held_out: np.ndarray, fits: ridge.RidgePath) -> np.ndarray:
     """How many held-out rows each of the fits gets right: (k,) int64."""
-    work.product(int(held_out.sum()), fits.dual.shape[1], fits.dual[:, 0].size)
+    work.product((int(held_out.sum()), fits.dual.shape[1]), fits.dual[:, 0].size)
     logits = K[np.ix_(held_out, ~held_out)] @ fits.dual + fits.intercepts[:, None, :]
     return (logits.argmax(axis=2) == labels[held_out]).sum(axis=1)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from head2toe.errors import BackboneError
+from head2toe.errors import BackboneError, DataError
 from head2toe.head import Head
 from head2toe.methods.outcome import Outcome, head_of
 from head2toe.methods.problem import Journal, Problem, prepare
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from head2toe.backbones.core import Backbone
     from head2toe.data import Task
     from head2toe.store import FeatureStore
+
+
+SIZES = (512, 4096)  # target sizes that a fit chooses from by default: what there is, and where it is
 
 
 @runtime_checkable
@@ -58,6 +62,14 @@ def fit(
         folds=self.folds, seed=self.seed, progress=progress, journal=journal,
     )  # fmt: skip
     return head_of(self.name, problem, self.choose(problem, journal))
+
+
+def pools_of(target_size: int | Sequence[int]) -> tuple[Pool, ...]:
+    """The pools of one or several target sizes, from the smallest to the largest; DataError for none."""
+    sizes = {target_size} if isinstance(target_size, int) else set(target_size)
+    if not sizes:
+        raise DataError("fit: give at least one target size")
+    return tuple(Pool(size) for size in sorted(sizes))
 
 
 def last_features(backbone: Backbone) -> str:

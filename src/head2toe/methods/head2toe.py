@@ -41,7 +41,7 @@ class Head2Toe:
     in make the cross-validated accuracy too good.
     """
 
-    target_size: int | Sequence[int] = 512
+    target_size: int | Sequence[int] = frozen.SIZES
     keep: float | Sequence[float] | None = None
     criterion: Criterion = "elimination"
     scaling: Scaling = "tap"
@@ -75,10 +75,7 @@ class Head2Toe:
 
     @property
     def pools(self) -> tuple[Pool, ...]:
-        sizes = [self.target_size] if isinstance(self.target_size, int) else self.target_size
-        if not sizes:
-            raise DataError("Head2Toe: give at least one target size")
-        return tuple(Pool(size) for size in sorted(set(sizes)))
+        return frozen.pools_of(self.target_size)
 
     def reads(self, backbone: Backbone, task: Task) -> tuple[str, ...]:
         return tuple(tap.name for tap in backbone.taps)

@@ -80,10 +80,7 @@ class Paper:
 
     @property
     def pools(self) -> tuple[Pool, ...]:
-        sizes = [self.target_size] if isinstance(self.target_size, int) else self.target_size
-        if not sizes:
-            raise DataError("Paper: give at least one target size")
-        return tuple(Pool(size, rule="paper") for size in sorted(set(sizes)))
+        return frozen.pools_of(self.target_size)
 
     @property
     def settings(self) -> list[Setting]:

@@ -60,7 +60,7 @@ class Design:
             old, size = len(self.gram), len(self.gram) + len(new)
             self.place[new] = np.arange(old, size)
             known = np.flatnonzero(self.place >= 0)
-            work.product(len(new), len(self.X), len(known))
+            work.product((len(new), len(self.X)), len(known))
             fresh = (self.X[:, new] * self.weights[:, None].astype(self.dtype)).T @ self.X[:, known]
             gram = np.empty((size, size), self.dtype)
             gram[:old, :old] = self.gram
@@ -107,7 +107,7 @@ def evaluate(W: np.ndarray, b: np.ndarray, Z: np.ndarray, target: Targets, kind:
 
 def start(design: Design, W: np.ndarray, b: np.ndarray, target: Targets, kind: int) -> State:
     W, b = W.astype(design.dtype), b.astype(design.dtype)
-    work.product(*design.X.shape, W.shape[1])
+    work.product(design.X.shape, W.shape[1])
     return evaluate(W, b, design.X @ W + b, target, kind)
 
 
@@ -174,7 +174,7 @@ def solve(
         R = residual(state, target)
         G = None if model is None else model.gradient(R)
         if model is None or G is None or _small_gap(state, row_norms(G, kind), lam, null, target, aim):
-            work.product(*design.X.shape, R.shape[1])
+            work.product(design.X.shape, R.shape[1])
             G = design.X.T @ R
             sizes = row_norms(G, kind)
             gap = relative_gap(state, lam, float(sizes.max(initial=0.0)), null, target)
@@ -210,7 +210,7 @@ class _Model:
 
     def gradient(self, R: np.ndarray) -> np.ndarray:
         """X' R (h, C)."""
-        work.product(*self.X.shape, R.shape[1])
+        work.product(self.X.shape, R.shape[1])
         return self.X.T @ R
 
     def minimise(self, G: np.ndarray, W: np.ndarray, curvature: float, lam: float, kind: int) -> np.ndarray:
@@ -228,7 +228,7 @@ class _Model:
             for first in range(0, size, block):
                 last = min(first + block, size)
                 before = D[:, first:last].copy()
-                work.product(len(W), last - first, size)
+                work.product((len(W), last - first), size)
                 gained = descend(self.gram, G, W, D, first, last, dtype(curvature), dtype(lam), kind)
                 if gained > 0.0 and block < size:
                     move = ((D[:, first:last] - before) * dtype(curvature)) @ self.gram[first:last]
@@ -257,7 +257,7 @@ def _proximal_step(
     while True:
         D = model.minimise(G, here, curvature, lam, kind)
         move = -drift / here.dtype.type(curvature)
-        work.product(*model.X.shape, D.shape[1])
+        work.product(model.X.shape, D.shape[1])
         shift = model.X @ D + move
         W = state.W.copy()
         W[model.rows] += D
@@ -275,7 +275,7 @@ def _extrapolate(past: list[tuple[State, np.ndarray]], lam: float, target: Targe
     if len(past) < 3:
         return latest
     moves = np.stack([move.ravel() for _, move in past])
-    work.product(len(past), moves.shape[1], len(past))
+    work.product(moves.shape, len(past))
     products = (moves @ moves.T).astype(np.float64)
     products /= np.trace(products) + np.finfo(float).tiny
     mix = np.linalg.solve(products + 1e-8 * np.eye(len(past)), np.ones(len(past)))

@@ -69,7 +69,7 @@ class Columns:
         import torch
 
         dtype = torch.float64 if self.double else torch.float32
-        work.product(self.n_features, *R.shape)
+        work.product(R.shape, self.n_features)
         there: dict[torch.device, torch.Tensor] = {}
         for index, (block, start) in enumerate(zip(self.blocks, self.offsets, strict=False)):
             length, whole = int(block.shape[1]), _is(block, np.float64 if self.double else np.float32)

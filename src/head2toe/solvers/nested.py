@@ -150,7 +150,7 @@ def _solve(
 
 
 def _evaluate(X: np.ndarray, W: np.ndarray, b: np.ndarray, target: Targets, penalty: Penalty) -> engine.State:
-    work.product(*X.shape, W.shape[1])
+    work.product(X.shape, W.shape[1])
     state = engine.evaluate(W, b, X @ W + b, target, GROUP)
     return replace(state, norms=penalty.value(W) if len(W) else 0.0)
 
@@ -166,13 +166,13 @@ def _accelerate(
     max_iter: int,
 ) -> engine.State:
     """FISTA with backtracking and restarts (O'Donoghue and Candes 2015) until the gap on these taps is at most tol."""
-    work.product(X.shape[1], *X.shape)
+    work.product(X.shape, X.shape[1])
     spread = max(float(np.linalg.eigvalsh((X * target.weights[:, None]).T @ X)[-1]), np.finfo(float).tiny)
     curvature = float((target.weights @ (state.P * (1.0 - state.P))).mean())
     ahead, momentum = state, 1.0
     for step in range(max_iter):
         R = engine.residual(ahead, target)
-        work.product(*X.shape, R.shape[1])
+        work.product(X.shape, R.shape[1])
         G = X.T @ R
         while True:
             W = penalty.prox(ahead.W - G / (curvature * spread), lam / (curvature * spread))
@@ -183,7 +183,7 @@ def _accelerate(
                 break
             curvature *= 1.5
         if step % CHECK_EVERY == 0:
-            work.product(*X.shape, R.shape[1])
+            work.product(X.shape, R.shape[1])
             norms = engine.row_norms(X.T @ engine.residual(new, target), GROUP)
             if engine.relative_gap(new, lam, float(penalty.per_tap(norms).max()), null, target) <= tol:
                 return new

@@ -75,7 +75,7 @@ def gram(
     total = np.zeros((left.n, right.n))
     for block, first, a in left.chunks(dtype):
         b = a if right is left else right.take(np.arange(first, first + a.shape[1]), dtype)
-        work.product(left.n, a.shape[1], right.n)
+        work.product(a.shape, right.n)
         product = (a @ b.T).astype(np.float64)
         refuse_non_finite(product, first, a, block)
         if row_scale is not None:
@@ -96,7 +96,7 @@ def row_space(X: Matrix) -> RowSpace:
     mean = features.mean(0)
     offset = features @ mean
     features -= mean
-    work.product(X.n_features, X.n, 2 * X.n_features)
+    work.product(features.shape, 2 * X.n_features)
     work.eigendecomposition(X.n_features)
     _, rotation = np.linalg.eigh(features.T @ features)
     return RowSpace(features @ rotation, offset)
@@ -197,7 +197,7 @@ def weights(X: Matrix, dual: Float[np.ndarray, "n C"]) -> Float[np.ndarray, "F C
     out = np.empty((X.n_features, dual.shape[1]), np.float32)
     dtype = np.float64 if X.double else np.float32
     narrow = dual.astype(dtype)
-    work.product(X.n_features, X.n, dual.shape[1])
+    work.product(dual.shape, X.n_features)
     for _, first, chunk in X.chunks(dtype):
         out[first : first + chunk.shape[1]] = chunk.T @ narrow
     return out
@@ -221,7 +221,7 @@ class _Problem:
 
     def logits(self, U: np.ndarray) -> np.ndarray:
         """(n, p, C)."""
-        work.product(*self.V.shape, self.absent.size)
+        work.product(self.V.shape, self.absent.size)
         return (self.V @ U.reshape(len(U), -1)).reshape(-1, *self.absent.shape)
 
     def at(self, Z: np.ndarray) -> _Loss:
@@ -231,7 +231,7 @@ class _Problem:
         return _Loss(value.astype(Z.dtype), residual, curvature)
 
     def gradient(self, residual: np.ndarray) -> np.ndarray:
-        work.product(*self.V.shape, self.absent.size)
+        work.product(self.V.shape, self.absent.size)
         return (self.V.T @ residual.reshape(len(residual), -1)).reshape(-1, *self.absent.shape)
 
 
@@ -352,17 +352,15 @@ def _search(
     flat, bend = _dot(penalty * U, D), 0.5 * _dot(penalty * D, D)
     base = 0.5 * _dot(penalty * U, U)
 
-    def at(t: np.ndarray) -> tuple[_Loss, np.ndarray]:
-        loss = problem.at(Z + t[:, None] * ZD)
-        return loss, loss.value + base + t * flat + t * t * bend
-
-    loss, new_value = at(t)
+    loss = problem.at(Z + t[:, None] * ZD)
+    new_value = loss.value + base + t * flat + t * t * bend
     for _ in range(40):
         failed = new_value > value + 1e-4 * t * slope + rounding * np.abs(value)
         if not failed.any():
             break
         t = np.where(failed, 0.5 * t, t)
-        loss, new_value = at(t)
+        loss = problem.at(Z + t[:, None] * ZD)
+        new_value = loss.value + base + t * flat + t * t * bend
     return t, loss, new_value
 
 

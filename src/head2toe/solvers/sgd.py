@@ -80,7 +80,7 @@ def fit_all(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps)))
     for step in range(steps):
         batch, labels = batches[step % len(batches)]
-        work.product(len(batch), X.n_features, 2 * len(lrs) * n_classes)  # forward, and back to the weights
+        work.product(batch.shape, 2 * len(lrs) * n_classes)  # forward, and back to the weights
         logits = (batch @ torch.cat(W, 1) + torch.cat(b)).view(-1, n_classes)
         loss = len(lrs) * cross_entropy(logits, labels.repeat_interleave(len(lrs)))  # the sum of the settings' means
         loss = loss + sum(_penalty(one, penalty, lam) for one, lam in zip(W, lams, strict=True))

@@ -29,7 +29,7 @@ def counted() -> Iterator[Work]:
     """Count what every thread of this process multiplies inside; contexts may be nested.
 
     >>> with counted() as work:
-    ...     product(2, 3, 4)
+    ...     product((2, 3), 4)
     >>> work.flops
     48
     """
@@ -43,9 +43,9 @@ def counted() -> Iterator[Work]:
             _OPEN.remove(work)
 
 
-def product(*lengths: int) -> None:
-    """Tell of a product of matrices (m, k) and (k, n), by the three lengths m, k, n."""
-    _spent(2 * math.prod(lengths))
+def product(shape: tuple[int, ...], n: int) -> None:
+    """Tell of a product of a matrix of that shape, or its transpose, with one that has or gives `n` columns."""
+    _spent(2 * math.prod(shape) * n)
 
 
 def eigendecomposition(n: int) -> None:
