@@ -22,7 +22,8 @@ def scaled(block: np.ndarray, columns: np.ndarray | slice, scaling: Scaling) -> 
     taken = np.asarray(block[:, columns], dtype=np.float32)
     if scaling == "none":
         return taken
-    measured = taken if scaling == "kept" else np.asarray(block, dtype=np.float32)
+    everything = isinstance(columns, slice) and columns == slice(None)
+    measured = taken if scaling == "kept" or everything else np.asarray(block, dtype=np.float32)
     norm = np.sqrt(np.einsum("ij,ij->i", measured, measured))[:, None]
     return np.divide(taken, norm, out=np.zeros_like(taken), where=norm > 0)
 

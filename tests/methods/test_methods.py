@@ -235,7 +235,7 @@ def test_names_and_settings_are_checked():
     with pytest.raises(DataError, match="--keep"):
         method_named("linear", keep=[0.1])
     with pytest.raises(DataError, match="second --target-size"):
-        method_named("all-l2", target_sizes=[64, 512])
+        method_named("linear", target_sizes=[64, 512])
     assert method_named("head2toe", target_sizes=[64, 512], keep=[0.1], folds=3, seed=1).target_size == (64, 512)
 
 
