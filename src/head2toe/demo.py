@@ -10,6 +10,7 @@ from head2toe.data import Task, task_from_arrays
 from head2toe.present import Demo, fit_report
 
 N_TRAIN = 800
+SIZES = (512,)  # eight pixels a side have no finer positions
 METHODS = ("linear", "all-l2", "head2toe")
 
 
@@ -29,7 +30,7 @@ def run(out: Path, store: str | None = None) -> Demo:
     extract_seconds = 0.0
     for name in reversed(METHODS):  # Head2Toe first: it reads every tap, so that one pass serves all three
         journal = Journal()
-        head = method_named(name).fit(backbone, task, store, journal=journal)
+        head = method_named(name, target_sizes=SIZES).fit(backbone, task, store, journal=journal)
         assert isinstance(head, Head)
         heads[name] = head
         extract_seconds += journal.seconds["extract"]
