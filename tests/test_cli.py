@@ -149,7 +149,7 @@ def test_taps_as_json_lines(command):
         (["--folds", "99"], "99 folds"),
         (["--target-size", "-3"], "target_size"),
         (["--device", "tpu"], "device"),
-        (["--lr", "0.1"], "trains no network"),
+        (["--lr", "0.1"], "it goes with scratch, finetune, head2toe-ft"),
         (["--method", "finetune", "--lr", "nan"], "positive number"),
     ],
 )
