@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from head2toe.errors import DataError
+from head2toe.taps import Pool
 
 if TYPE_CHECKING:
     from head2toe.backbones.core import Backbone
@@ -153,11 +154,16 @@ def method_named(
     lrs: Sequence[float] | None = None,
     steps: Sequence[int] | None = None,
 ) -> Method:
-    """The method that a user calls `name`; DataError for an unknown one or an option that it does not have."""
+    """The method that a user calls `name`.
+
+    DataError for an unknown one or an option that it does not have, FeatureError for a target size below zero.
+    """
     if name not in _METHODS:
         near = difflib.get_close_matches(name, NAMES, 1)
         raise DataError(f"method '{name}' is unknown{f', did you mean {near[0]}?' if near else ''}; there are {NAMES}")
     sizes, fractions = tuple(target_sizes or ()), tuple(keep or ())
+    for size in sizes:
+        Pool(size)  # refuses one that is none, before anything is loaded
     asked = _Asked(sizes or None, fractions or None, folds, seed, tuple(lrs or ()), tuple(steps or ()))
     options = {_KEEP: asked.keep, _SIZES: sizes[1:], _LR: asked.lrs, _STEPS: asked.steps}
     for option, given in options.items():
