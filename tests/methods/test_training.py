@@ -143,8 +143,8 @@ def test_a_fit_killed_while_it_is_tested_loses_no_training(network, corners, sto
     def killed(*_):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Network, "logits_of", killed)
+    monkeypatch.setattr(Network, "logits_of", killed)
+    with pytest.raises(KeyboardInterrupt):
         FineTune(SHORT).fit(network, corners, store)
     (left,) = store.with_name("store-training").iterdir()
     assert len(Checkpoint(left).finished()) == 1
