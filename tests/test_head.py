@@ -4,9 +4,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from head2toe.backbones import load_backbone
 from head2toe.errors import HeadError
 from head2toe.gather import forward
-from head2toe.head import Head, KeptTap, Metrics, Provenance, load_head, softmax
+from head2toe.head import Head, KeptTap, Metrics, Provenance, described, load_head, softmax
 from head2toe.taps import Pool, PooledTap
 
 
@@ -33,6 +34,12 @@ def test_a_saved_head_predicts_the_same(head, network, images, tmp_path):
     assert again.metrics == head.metrics
     assert again.provenance == head.provenance
     assert again.classes == head.classes
+
+
+def test_the_backbone_is_found_again_at_the_size_that_the_head_was_fitted_at(head):
+    small = load_backbone("efficientnet_lite0", precision="float32", image_size=64)
+    fitted = replace(head, backbone=small.id, preprocessing=described(small.preprocess))
+    assert fitted.load_backbone().fingerprint == small.fingerprint
 
 
 def test_a_prediction_runs_no_deeper_than_the_deepest_kept_tap(head, network, images):

@@ -128,6 +128,10 @@ def test_it_is_evaluated_like_a_head(trained, corners):
     found = evaluate_on(trained, corners)
     right = trained.logits_of(corners.test.source).argmax(1) == corners.test.labels
     assert (found.split, found.n, found.accuracy) == ("test", 40, right.mean())
+    untested = replace(corners, validation=corners.test, test=None)
+    everything = evaluate_on(trained, untested)
+    seen = trained.logits_of(corners.train.source).argmax(1) == corners.train.labels
+    assert (everything.split, everything.n, everything.accuracy) == ("all", 100, np.r_[seen, right].mean())
     with pytest.raises(HeadError, match="does not know the class"):
         evaluate_on(replace(trained, classes=("a", "b", "c", "d")), corners)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from head2toe.data.task import joined
 from head2toe.errors import DataError, HeadError
 from head2toe.extract import extract, view_of
 from head2toe.head import Head, check_fits, softmax
@@ -81,11 +82,12 @@ def evaluate_on(
     device: str = "cpu",
     backbone: Backbone | None = None,
 ) -> Evaluation:
-    """Accuracy on the task's test split, or on its only split; a head's features come from the store if they are there.
+    """Accuracy on the task's test split, or on all rows where there is none.
 
+    A head's features come from the store if they are there.
     Raises HeadError where the task has a class that the head does not know.
     """
-    name, split = ("test", task.test) if task.test is not None else ("all", task.train)
+    name, split = ("test", task.test) if task.test is not None else ("all", joined(task.splits))
     unknown = sorted(set(task.classes) - set(head.classes))
     if unknown:
         raise HeadError(f"evaluate: the head does not know the class '{unknown[0]}'; it knows {list(head.classes)}")

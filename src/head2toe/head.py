@@ -138,7 +138,8 @@ class Head:
         from head2toe.backbones import load_backbone
 
         resize = "crop" if self.preprocessing.get("resize") == "crop" else "squash"
-        return load_backbone(self.backbone, precision=self.precision, device=device, resize=resize)
+        size = image_size(self.preprocessing)
+        return load_backbone(self.backbone, precision=self.precision, device=device, resize=resize, image_size=size)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write `head.safetensors`, `config.json` and the model card `README.md`; the folder appears whole."""
@@ -282,6 +283,12 @@ def described(preprocess: object) -> dict[str, object]:
     if is_dataclass(preprocess) and not isinstance(preprocess, type):
         return asdict(preprocess)
     return {"name": getattr(preprocess, "__qualname__", type(preprocess).__qualname__)}
+
+
+def image_size(preprocessing: dict[str, object]) -> int | None:
+    """The side of the square that a preprocessing makes; None for any other."""
+    size = preprocessing.get("size")
+    return int(size[0]) if isinstance(size, (list, tuple)) and len(size) == 2 and size[0] == size[1] else None
 
 
 def _config(head: Head) -> dict[str, object]:

@@ -32,6 +32,7 @@ from head2toe.head import (
     describe_kept,
     described,
     encoded,
+    image_size,
     kept_of,
     load_head,
     read_config,
@@ -205,12 +206,6 @@ def model_card(network: Network) -> str:
         "", "## Use", "", "```bash", "head2toe predict . image.jpg", "```", "",
     ]  # fmt: skip
     return "\n".join(lines)
-
-
-def image_size(preprocessing: dict[str, object]) -> int | None:
-    """The side of the square that a preprocessing makes; None for any other."""
-    size = preprocessing.get("size")
-    return int(size[0]) if isinstance(size, (list, tuple)) and len(size) == 2 and size[0] == size[1] else None
 
 
 def _scaled(block: Tensor, columns: Tensor, scaling: Scaling) -> Tensor:

@@ -142,8 +142,8 @@ def show_fit(report: FitReport, fitted: Head | Network, out: Path) -> None:
         else f"  head                      {report.head_bytes:,} bytes, "
         f"{report.backbone_bytes / report.head_bytes:,.0f} times smaller than a fine-tuned copy",
         f"  a prediction              {report.flops_share:.1%} of the network's operations, up to {taps[-1]}",
-        f"  extraction                {report.computed:,} of {report.inputs:,} computed",
-        "  seconds                   " + ", ".join(f"{k} {v:.1f}" for k, v in report.seconds.items()),
+        *([f"  extraction                {report.computed:,} of {report.inputs:,} computed"] if report.inputs else []),
+        "  seconds                   " + ", ".join(f"{k} {v:.1f}" for k, v in report.seconds.items() if v),
         f"saved to {out}; try: head2toe predict {out} IMAGE",
     ]
     Console().print("\n".join(lines), highlight=False, soft_wrap=True)
@@ -182,7 +182,9 @@ def comparison_table(comparison: Comparison) -> Table:
         f"{comparison.task} on {comparison.backbone}: {comparison.n_train:,} images to train, accuracy on "
         f"{comparison.n_judged:,} of the {comparison.judged_on}"
     )
-    table = Table(title=title, title_justify="left")
+    bound = any(score.upper_bound for score in comparison.scores)
+    caption = "† chosen on the judged images: an upper bound, no method to use" if bound else None
+    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
     for name in (
         "method",
         "accuracy",
@@ -199,7 +201,8 @@ def comparison_table(comparison: Comparison) -> Table:
         span = f"{100 * score.interval.low:+.1f} .. {100 * score.interval.high:+.1f}" if score.interval else ""
         probe = score.method == "linear"
         table.add_row(
-            score.method, f"{score.accuracy:.4f}", "" if probe else f"{100 * score.difference:+.1f}",
+            f"{score.method} †" if score.upper_bound else score.method, f"{score.accuracy:.4f}",
+            "" if probe else f"{100 * score.difference:+.1f}",
             "" if probe else span,
             f"{score.cv_accuracy:.4f}", f"{score.n_kept:,}", f"{score.n_features:,}", f"{score.seconds:.1f}",
             f"{score.task_bytes:,}",

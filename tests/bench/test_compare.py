@@ -87,12 +87,18 @@ def test_without_a_test_split_every_row_is_judged_by_a_fit_that_did_not_see_it(n
 def test_a_training_step_is_counted_and_leaves_the_network_alone(network, corners):
     before = {name: value.clone() for name, value in network.networks[0].module.state_dict().items()}
     cost = finetuning_cost(network, corners, steps=10, batch_size=4)
-    forward = flops(network)[""]
+    forward = flops(network)[network.prelogits] + 2 * 16 * 4  # and a fresh linear layer for the four classes
     first = 2 * 8 * 8 * 8 * 3 * 9  # of the first convolution: the gradient of its input is not needed
     assert cost.flops == 10 * 4 * (3 * forward - first)
     assert cost.task_bytes == network.n_bytes
     for name, value in network.networks[0].module.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+def test_what_was_chosen_on_the_judged_rows_is_marked(comparison):
+    marked = replace(comparison, scores=(replace(LINEAR, method="oracle", upper_bound=True),))
+    assert list(comparison_table(marked).columns[0].cells) == ["oracle †"]
+    assert comparison_table(comparison).caption is None
 
 
 def test_what_is_printed_holds_the_numbers(comparison):

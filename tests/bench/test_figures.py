@@ -90,8 +90,8 @@ def test_a_cost_that_was_not_measured_is_missing_and_not_zero():
     spent = {cost.method: cost for cost in costs(lines)}
     assert spent["finetune"].flops is None
     assert "flops" not in spent["finetune"].ratios
-    assert figures.cost_bars(list(spent.values())) is not None
-    assert figures.cost_bars([]) is None
+    assert figures.cost_bars(list(spent.values()), "packs") is not None
+    assert figures.cost_bars([], "packs") is None
 
 
 def test_drawings_are_the_same_twice_and_take_the_pages_colours():

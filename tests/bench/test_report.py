@@ -1,8 +1,10 @@
 """The page as a browser sees it: it needs nothing else, it speaks, and its tables hold the results' numbers."""
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
+from xml.etree import ElementTree
 
 import pytest
 
@@ -122,6 +124,25 @@ def test_headings_go_down_one_step_at_a_time(page):
 def test_the_command_measures_the_same_again(folder):
     (command,) = (line for line in page_of(folder).origin.commands if " bench " in line)
     assert "--methods linear,head2toe,finetune,scratch,oracle" in command
+
+
+def test_the_commands_repeat_the_conditions_and_keep_networks_apart(tmp_path):
+    measured = {"target_sizes": "64,512", "max_test": 20}
+    lines = [replace(one, settings=one.settings | measured) for one in results() if one.method != "oracle"]
+    write(tmp_path, [*lines, replace(lines[0], backbone="tiny+other", method="control")])
+    first, second = page_of(tmp_path).origin.commands
+    end = "--seeds 0 --target-size 64 --target-size 512 --max-test 20 --out OUT"
+    assert first.endswith(f"--backbones tiny --methods linear,head2toe,finetune,scratch {end}")
+    assert second.endswith(f"--backbones tiny+other --methods control {end}")
+
+
+def test_every_figure_is_also_a_drawing_of_its_own(folder):
+    write(folder, [replace(one, suite="vtab") for one in results()])
+    page = write_report(folder)
+    drawn = {path.stem: ElementTree.parse(path).getroot() for path in (folder / "figures").iterdir()}
+    assert {element["id"] for element in Parsed(page.read_text()).all("figure")} == set(drawn)
+    assert len(drawn) == 4 + 4 + 1
+    assert {root.tag for root in drawn.values()} == {"{http://www.w3.org/2000/svg}svg"}
 
 
 def test_names_of_users_are_text(folder):

@@ -17,8 +17,9 @@ from head2toe.bench.suite import Suite, SuiteTask, suite_named
 from head2toe.bench.tables import write_tables
 from head2toe.data import task_from_arrays
 from head2toe.errors import DataError
-from head2toe.head import Metrics, Provenance
+from head2toe.methods.finetune import FineTune
 from head2toe.methods.linear import Linear
+from head2toe.methods.training import Training
 from head2toe.store import FeatureStore
 
 METHODS, CONDITIONS = ("linear", "all-l2"), Conditions((64,), 20)
@@ -149,28 +150,17 @@ def test_a_class_with_one_image_is_judged_by_the_validation_split(corners, netwo
     assert result.cv_accuracy * 8 == pytest.approx(round(result.cv_accuracy * 8))
 
 
-class Whole:
-    """Stands for a network that was trained whole: it says the class of the image's brightest quarter."""
-
-    metrics, provenance, n_bytes = Metrics(60, 0.5), Provenance("finetune", {"lr": 0.1}, 1, 7), 123
-
-    def fit(self, backbone, task, store=None, *, journal=None, progress=True):
-        journal.flops["train"] = 5
-        return self
-
-    def predict_proba(self, inputs):
-        quarters = np.array([[i[:8, :8].mean(), i[:8, 8:].mean(), i[8:, :8].mean(), i[8:, 8:].mean()] for i in inputs])
-        return quarters / quarters.sum(axis=1, keepdims=True)
-
-
-def test_a_network_trained_whole_is_measured_by_its_own_predictions(suite, network, store, tmp_path, monkeypatch):
-    monkeypatch.setattr("head2toe.bench.run.method_named", lambda name, **settings: Whole())
-    monkeypatch.setattr("head2toe.bench.run.BATCH", 7)
+def test_a_network_trained_whole_is_measured_by_its_own_predictions(
+    suite, corners, network, store, tmp_path, monkeypatch
+):
+    short = FineTune(Training(lrs=(1e-2,), steps=(6,), augments=("none",)))
+    monkeypatch.setattr("head2toe.bench.run.method_named", lambda name, **settings: short)
     fits = plan(suite, ["tiny"], ["finetune"], [0], tmp_path, Conditions())
     (result,) = run(fits, suite, lambda name: network, tmp_path, store)
-    assert result.test_accuracy > 0.9
-    assert (result.n_test, result.n_kept, result.kept, result.task_bytes) == (40, 0, {}, 123)
-    assert (result.flops, result.n_features, result.settings["lr"]) == ({"train": 5}, 7, 0.1)
+    trained = short.fit(network, corners, store, progress=False)
+    assert result.test_accuracy == trained.metrics.test_accuracy == read_right(tmp_path, result).mean()
+    assert (result.n_test, result.n_kept, result.kept, result.task_bytes) == (40, 0, {}, trained.n_bytes)
+    assert (set(result.flops), result.settings["lr"], result.upper_bound) == ({"train"}, 1e-2, False)
 
 
 def test_a_limited_test_split_keeps_the_classes_in_proportion():

@@ -9,10 +9,11 @@ from head2toe.bench import figures, studies
 from head2toe.bench.report import page_of
 from head2toe.bench.result import read_results
 from head2toe.bench.run import Failure
-from head2toe.bench.studies import folds_for, run, subset
+from head2toe.bench.studies import run, subset
 from head2toe.bench.suite import Suite, SuiteTask
 from head2toe.data import task_from_arrays
 from head2toe.errors import DataError
+from head2toe.methods.problem import folds_for
 from head2toe.store import FeatureStore
 
 
@@ -83,6 +84,12 @@ def test_what_is_there_is_not_fitted_again(out, suite, network, store, few):
     assert len(read_results(path)) == whole.count(b"\n")
 
 
+@pytest.mark.parametrize("other", [{"target_size": 16}, {"target_size": 64, "max_test": 20}])
+def test_lines_under_other_conditions_are_not_mixed(out, suite, network, store, few, other):
+    with pytest.raises(DataError, match="choose another --out"):
+        list(run(["layers"], suite, network, "tiny", out, store, **other))
+
+
 def test_the_top_of_the_ranking_beats_its_end(out):
     corners = {
         result.settings["x"]: result.test_accuracy for result in lines(out, "window") if result.task == "corners"
@@ -138,7 +145,8 @@ class TestSubset:
 
     def test_folds_follow_the_rarest_class(self, corners):
         assert folds_for(subset(corners, 4, seed=0)) == 1
-        assert folds_for(subset(corners, 8, seed=0)) == studies.FOLDS
+        assert folds_for(subset(corners, 8, seed=0)) == 5
+        assert folds_for(subset(corners, 8, seed=0), 9) == 1
 
     @pytest.mark.parametrize("n", [3, 61])
     def test_sizes_that_cannot_be_are_refused(self, corners, n):

@@ -131,6 +131,25 @@ def test_head2toe_ft_judges_by_a_head_that_saw_no_held_out_label(network, corner
     assert fitted.metrics.cv_accuracy < 0.85  # all 60 labels are known by heart to a head that has seen them
 
 
+def test_head2toe_ft_counts_the_extraction_of_all_training_images(network, corners, store):
+    method, whole, alone = Head2ToeFT(Head2Toe(64, keep=0.05), replace(SHORT, steps=(0,))), Journal(), Journal()
+    method.fit(network, corners, store, journal=whole)
+    method.head2toe.fit(network, corners, store, journal=alone)
+    assert whole.flops["extract"] == alone.flops["extract"]
+    assert whole.extraction.computed == 100
+
+
+def test_a_fit_killed_while_it_is_tested_loses_no_training(network, corners, store, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Network, "logits_of", killed)
+    with pytest.raises(KeyboardInterrupt):
+        FineTune(SHORT).fit(network, corners, store)
+    (left,) = store.with_name("store-training").iterdir()
+    assert len(Checkpoint(left).finished()) == 1
+
+
 @pytest.mark.parametrize("scaling", ["none", "tap", "kept"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_taps_are_read_with_gradients_as_without(network, scaling, precision):

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -14,11 +11,14 @@ import numpy as np
 
 from head2toe.apply import stored_logits
 from head2toe.bench.intervals import Interval, interval_of_mean
-from head2toe.bench.studies import folds_for, pooled
-from head2toe.errors import BackboneError, DataError
+from head2toe.data.task import joined
+from head2toe.errors import DataError
 from head2toe.head import Head
 from head2toe.methods import TRAINED, method_named
-from head2toe.methods.problem import Journal, spread
+from head2toe.methods.finetune import on_last_features
+from head2toe.methods.problem import Journal, folds_for, spread, training_splits
+from head2toe.methods.training.loop import step_flops, step_seconds
+from head2toe.methods.training.rows import read_rows
 from head2toe.store import FeatureStore, default_location
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ class Score:
     """What one method reaches: `accuracy` on rows that it never saw; by `cv_accuracy` its settings were chosen.
 
     `difference` and its 95 % interval are to the linear probe on the same rows. `flops`, `seconds` and `task_bytes` are
-    of one fit, extraction of the training images counted in operations whether or not they were stored.
+    of one fit, extraction of the training images counted in operations whether or not they were stored. What was chosen
+    on the judged rows is an `upper_bound`.
     """
 
     method: str
@@ -51,6 +52,7 @@ class Score:
     flops: int
     seconds: float
     task_bytes: int
+    upper_bound: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def compare(
     trials = {name: _trial(name, backbone, rounds, opened, target_size, seed) for name in names}
     scores = {name: _score(name, trial, trials["linear"]) for name, trial in trials.items()}
     finetuning = finetuning_cost(backbone, task)
-    n_train = pooled(task).n_rows
+    n_train = joined(training_splits(task)).n_rows
     return Comparison(
         task=task.name,
         backbone=backbone.id,
@@ -151,45 +153,15 @@ def advise(linear: Score, head2toe: Score, finetuning: FineTuning, images_per_cl
 
 
 def finetuning_cost(backbone: Backbone, task: Task, *, steps: int = STEPS, batch_size: int = BATCH) -> FineTuning:
-    """Count the operations of a training step on two of the task's images, and time one on `batch_size` of them.
+    """Count the operations of a training step on one image, and time a step on `batch_size` of the task's images.
 
     The caller's network is left alone: steps are taken by a copy.
     """
-    from torch.utils.flop_counter import FlopCounterMode
-
-    picked = [backbone.preprocess(task.train.source[i % task.train.n_rows]) for i in range(batch_size)]
-    step = _training_step(backbone)
-    with FlopCounterMode(display=False) as counter:
-        step(picked[:2])  # and warm up
-    start = time.perf_counter()
-    step(picked)
-    seconds = time.perf_counter() - start
-    flops = counter.get_total_flops() // 2
+    model = on_last_features(backbone, len(task.classes))
+    picked = task.train.rows(np.arange(batch_size) % task.train.n_rows)
+    rows = read_rows(model.backbone, [picked])
+    flops, seconds = step_flops(model, rows, picked.labels), step_seconds(model, rows, picked.labels)
     return FineTuning(steps, batch_size, steps * batch_size * flops, steps * seconds, backbone.n_bytes)
-
-
-def _training_step(backbone: Backbone) -> Callable[[list[np.ndarray]], None]:
-    """Forward and backward through a trainable copy of the network, in the precision that it runs in."""
-    import torch
-
-    from head2toe.backbones.probe import first_tensor
-
-    copies = [copy.deepcopy(network.module).train().requires_grad_() for network in backbone.networks]
-    kind = torch.device(backbone.device).type
-    lower = backbone.precision != "float32"
-
-    def step(rows: list[np.ndarray]) -> None:
-        batches = backbone.collate(rows)
-        for network, module, batch in zip(backbone.networks, copies, batches, strict=True):
-            with torch.autocast(kind, getattr(torch, backbone.precision)) if lower else nullcontext():
-                output = first_tensor(network.run(module, batch))
-            if output is None:
-                raise BackboneError(f"{backbone.id}: the network's output holds no tensor to train on")
-            output.float().square().mean().backward()
-        if kind == "cuda":
-            torch.cuda.synchronize()
-
-    return step
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,7 +177,7 @@ def _rounds(task: Task, seed: int) -> list[Task]:
     """The task itself, or thirds that are held out in turn as its test split."""
     if task.test is not None:
         return [task]
-    rows = pooled(task)
+    rows = joined(training_splits(task))
     third = spread(rows.labels, ROUNDS, seed)
     return [
         replace(task, train=rows.rows(third != out), validation=None, test=rows.rows(third == out))
@@ -244,6 +216,7 @@ def _score(name: str, trial: _Trial, probe: _Trial) -> Score:
         flops=sum(journal.flops.values()),
         seconds=sum(journal.seconds.values()),
         task_bytes=head.n_bytes,
+        upper_bound=head.provenance.upper_bound,
     )
 
 

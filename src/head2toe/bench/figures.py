@@ -16,7 +16,7 @@ from head2toe.bench.affinity import Affinity, Correlation
 from head2toe.bench.charts import Axis, Panel, Series, bars, curves, dots, heat, scatter
 from head2toe.bench.costs import Cost
 from head2toe.bench.intervals import by_cell, mean_accuracy
-from head2toe.bench.result import Result
+from head2toe.bench.result import Result, home
 from head2toe.bench.tables import Table
 
 ACCURACY = Axis("test accuracy", percent=True)
@@ -173,7 +173,7 @@ def layer_heat(results: Sequence[Result], method: str = "head2toe") -> Figure | 
     shares = np.array([[of.get(tap, 0) / sum(of.values()) for tap in taps] for of in kept.values()])
     favourite = (f"{task} {max(of, key=lambda tap: of[tap])}" for task, of in kept.items())
     return Figure(
-        f"layers-{_anchor(results[0].backbone)}",
+        f"layers-{_anchor(results[0].suite, home(results[0]))}",
         "Where the kept features lie",
         "Share of a task's kept features in each tap, from the input on the left to the last features on the right.",
         "The tap that gives each task most: " + ", ".join(favourite),
@@ -181,8 +181,8 @@ def layer_heat(results: Sequence[Result], method: str = "head2toe") -> Figure | 
     )
 
 
-def cost_bars(costs: Sequence[Cost]) -> Figure | None:
-    """What a task costs with each method of one network."""
+def cost_bars(costs: Sequence[Cost], suite: str) -> Figure | None:
+    """What a task of a suite costs with each method of one network."""
     titles = {
         "flops": ("Training operations", "FLOPs"),
         "seconds": ("Wall time", "s"),
@@ -197,7 +197,7 @@ def cost_bars(costs: Sequence[Cost]) -> Figure | None:
     if not panels or len(costs) < 2:
         return None
     return Figure(
-        f"costs-{_anchor(costs[0].backbone)}",
+        f"costs-{_anchor(suite, costs[0].backbone)}",
         "What one more task costs",
         "Means over tasks, logarithmic. Operations are counted for the task on its own, extraction included.",
         "; ".join(f"{c.method}: " + ", ".join(f"{k} {v:.3g} times" for k, v in c.ratios.items()) for c in costs),

@@ -24,6 +24,7 @@ from head2toe.errors import DataError, MissingExtraError
 
 MISTAKES = 8  # shown of each task
 LAYERS = 5
+XML = '<?xml version="1.0" encoding="utf-8"?>'
 
 
 @dataclass(frozen=True)
@@ -79,17 +80,24 @@ class Page:
     studies: tuple[Figure, ...]
     origin: Origin
 
+    @property
+    def figures(self) -> tuple[Figure, ...]:
+        """Every drawing on the page, in its order."""
+        drawn = [f for c in self.chapters for f in (c.accuracy, c.affinity, c.layer_figure, c.cost_figure)]
+        return tuple(figure for figure in (*drawn, *self.studies) if figure is not None)
+
 
 def write_report(folder: Path, out: Path | None = None) -> Path:
-    """Write the report on `folder`, by default as its `report.html`; it appears whole.
+    """Write the report on `folder`, by default as its `report.html`, and beside it every figure as `figures/NAME.svg`.
 
-    Raises DataError where the folder holds no results, MissingExtraError without jinja2 and matplotlib.
+    Every file appears whole. Raises DataError where the folder holds no results, MissingExtraError without jinja2 and
+    matplotlib.
     """
-    target = out or folder / "report.html"
-    text = render(page_of(folder))
-    scratch = target.with_name(f".{target.name}.{os.getpid()}")
-    scratch.write_text(text, encoding="utf-8")
-    scratch.replace(target)
+    target, page = out or folder / "report.html", page_of(folder)
+    text = render(page)
+    for figure in page.figures:
+        _write_whole(target.parent / "figures" / f"{figure.name}.svg", f"{XML}\n{figure.svg}")
+    _write_whole(target, text)
     return target
 
 
@@ -135,7 +143,7 @@ def _chapter(folder: Path, table: Table, everything: Sequence[Result]) -> Chapte
         correlations=tuple(correlated),
         layer_figure=figures.layer_heat(first),
         layers=tuple(_layers(r) for r in first if r.method == "head2toe" and r.kept),
-        cost_figure=figures.cost_bars(spent),
+        cost_figure=figures.cost_bars(spent, table.suite),
         costs=tuple(spent),
         wrong=tuple(_wrong(folder, first)),
     )
@@ -192,19 +200,37 @@ def _origin(results: Sequence[Result]) -> Origin:
 
 
 def _commands(results: Sequence[Result]) -> list[str]:
-    """A command per suite that measures the same again."""
+    """Commands that measure the same again: one for each suite and network, one for the studies of each network."""
     lines = []
-    for suite in dict.fromkeys(result.suite for result in results if "series" not in result.settings):
-        of = [result for result in results if result.suite == suite]
-        given = {
-            "--backbones": dict.fromkeys(result.backbone for result in of),
-            "--methods": dict.fromkeys(result.method for result in of),
-            "--seeds": dict.fromkeys(str(result.seed) for result in of),
-        }
-        options = " ".join(f"{option} {','.join(values)}" for option, values in given.items())
-        lines.append(f"head2toe bench {suite} --root ROOT {options} --out OUT")
-    studies = dict.fromkeys(result.suite for result in results if "series" in result.settings)
-    return [*lines, *([f"head2toe study {' '.join(studies)} --root ROOT --out OUT"] if studies else [])]
+    measured = [result for result in results if "series" not in result.settings]
+    for suite, backbone in dict.fromkeys((result.suite, result.backbone) for result in measured):
+        of = [result for result in measured if (result.suite, result.backbone) == (suite, backbone)]
+        methods = ",".join(dict.fromkeys(result.method for result in of))
+        lines.append(f"head2toe bench {suite} --root ROOT --backbones {backbone} --methods {methods}{_given(of)}")
+    studied = [result for result in results if "series" in result.settings]
+    for backbone in dict.fromkeys(result.backbone for result in studied):
+        of = [result for result in studied if result.backbone == backbone]
+        names = " ".join(dict.fromkeys(result.suite for result in of))
+        lines.append(f"head2toe study {names} --root ROOT --backbone {backbone}{_given(of)}")
+    return lines
+
+
+def _given(results: Sequence[Result]) -> str:
+    """The end of a command: seeds, and the conditions that all of its results were measured under."""
+    settings = results[0].settings
+    words = ["--seeds", ",".join(dict.fromkeys(str(result.seed) for result in results))]
+    if (sizes := str(settings.get("target_sizes", "default"))) != "default":
+        words += [f"--target-size {size}" for size in sizes.split(",")]
+    if (most := settings.get("max_test", "all")) != "all":
+        words.append(f"--max-test {most}")
+    return " ".join(["", *words, "--out OUT"])
+
+
+def _write_whole(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch.write_text(text, encoding="utf-8")
+    scratch.replace(path)
 
 
 def _best(row: Row, table: Table) -> set[str]:

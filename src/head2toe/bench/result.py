@@ -17,9 +17,9 @@ class Result:
     """What one method reached on one task with one backbone and seed, and what that cost.
 
     Accuracies lie in [0, 1]; `cv_accuracy` is what the settings were chosen by. `kept` counts kept features per tap, in
-    order of depth; it is empty for a network that was trained whole. `seconds` and `flops` are per phase, counted for
-    the training images; `peak_bytes` is resident memory; `task_bytes` is what one more task costs on disk.
-    An `upper_bound` was chosen on test images, so it is no method to ship.
+    order of depth; it is empty for a network that was trained whole. `seconds` and `flops` are per phase, seconds as
+    they passed, operations counted for the training images; `peak_bytes` is resident memory; `task_bytes` is what one
+    more task costs on disk. An `upper_bound` was chosen on test images, so it is no method to ship.
     """
 
     suite: str

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,19 +17,17 @@ from head2toe.bench.predictions import write_predictions
 from head2toe.bench.result import Result, append_result, read_results
 from head2toe.bench.suite import Suite, SuiteTask
 from head2toe.errors import DataError, Head2ToeError
-from head2toe.head import Head, Metrics, Provenance, softmax
+from head2toe.head import Head, softmax
 from head2toe.images import ImagePreprocess
 from head2toe.methods import Method, chooses_target_size, method_named
-from head2toe.methods.problem import Journal, training_splits
+from head2toe.methods.problem import Journal, folds_for
 from head2toe.store import FeatureStore, default_location
 
 if TYPE_CHECKING:
     from head2toe.backbones.core import Backbone
     from head2toe.data import Split, Task
-    from head2toe.data.task import Item
+    from head2toe.network import Network
 
-FOLDS = 5
-BATCH = 256
 Settings = dict[str, float | int | str]
 
 
@@ -76,22 +74,6 @@ class Failure:
         return f"{self.fit.task.name}, {self.fit.backbone}, {self.fit.method}, seed {self.fit.seed}: {self.reason}"
 
 
-@runtime_checkable
-class Model(Protocol):
-    """What a fit gives: a `Head`, or a network that was trained whole."""
-
-    @property
-    def metrics(self) -> Metrics: ...
-
-    @property
-    def provenance(self) -> Provenance: ...
-
-    @property
-    def n_bytes(self) -> int: ...
-
-    def predict_proba(self, inputs: Sequence[Item], /) -> np.ndarray: ...
-
-
 def plan(
     suite: Suite,
     backbones: Sequence[str],
@@ -105,7 +87,7 @@ def plan(
     Raises DataError for an unknown method, or where `out` holds results of the same fits under other conditions.
     """
     for method in methods:
-        _method(method, 0, FOLDS, conditions)
+        _method(method, 0, 1, conditions)
     there = {result.key: result for result in read_results(results_file(out))}
     fits = []
     for backbone in dict.fromkeys(backbones):
@@ -116,7 +98,7 @@ def plan(
                     if result is None:
                         fits.append(Fit(task, backbone, method, seed))
                     else:
-                        _check_same(result, conditions, out)
+                        check_same(result, conditions, out)
     return fits
 
 
@@ -174,7 +156,7 @@ def _measured(
     fit: Fit, suite: Suite, task: Task, backbone: Backbone, out: Path, store: FeatureStore, conditions: Conditions
 ) -> Result:
     """Fit, predict, write: the line comes last, so that a result has its predictions and mistakes."""
-    method, journal = _method(fit.method, fit.seed, _folds(task), conditions), Journal()
+    method, journal = _method(fit.method, fit.seed, folds_for(task), conditions), Journal()
     reset_peak()
     model = method.fit(backbone, task, store, journal=journal, progress=False)
     peak, test = peak_bytes(), task.test
@@ -201,7 +183,7 @@ def _measured(
         peak_bytes=peak,
         task_bytes=model.n_bytes,
         backbone_bytes=backbone.n_bytes,
-        upper_bound="upper_bound" in model.provenance.settings,
+        upper_bound=model.provenance.upper_bound,
     )
     write_predictions(out, result, test, probabilities, task.classes)
     append_result(results_file(out), [result])
@@ -215,18 +197,11 @@ def _method(name: str, seed: int, folds: int, conditions: Conditions) -> Method:
     return method_named(name, target_sizes=sizes, folds=folds, seed=seed)
 
 
-def _folds(task: Task) -> int:
-    """Five, or the validation split where a class has too few images to be held out (VTAB-1k's sun397)."""
-    counts = sum(split.counts(len(task.classes)) for split in training_splits(task))
-    return 1 if (np.asarray(counts) == 1).any() else FOLDS
-
-
-def _probabilities(model: Model, test: Split, backbone: Backbone, store: FeatureStore) -> np.ndarray:
+def _probabilities(model: Head | Network, test: Split, backbone: Backbone, store: FeatureStore) -> np.ndarray:
     """Probabilities (n, C) of the test images: a head's from stored features."""
     if isinstance(model, Head):
         return softmax(stored_logits(model, test, backbone, store, progress=False))
-    inputs = [range(start, min(start + BATCH, test.n_rows)) for start in range(0, test.n_rows, BATCH)]
-    return np.concatenate([model.predict_proba([test.source[row] for row in rows]) for rows in inputs])
+    return softmax(model.logits_of(test.source))
 
 
 def _kept(head: Head) -> dict[str, int]:
@@ -263,7 +238,8 @@ def _short(value: float) -> str:
     return f"{value:.4g}"
 
 
-def _check_same(result: Result, conditions: Conditions, out: Path) -> None:
+def check_same(result: Result, conditions: Conditions, out: Path) -> None:
+    """DataError where a result in `out` was measured under other conditions."""
     for name, asked in conditions.settings.items():
         there = result.settings.get(name, asked)
         if there != asked:

@@ -8,27 +8,27 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from head2toe.bench.result import Result, append_result, read_results
-from head2toe.bench.run import Failure, Fit, limited
+from head2toe.bench.run import Conditions, Failure, Fit, check_same, limited
 from head2toe.bench.suite import Suite, SuiteTask
+from head2toe.data.task import joined
 from head2toe.errors import DataError, Head2ToeError
 from head2toe.head import Head
 from head2toe.methods import method_named
 from head2toe.methods.head2toe import Head2Toe
-from head2toe.methods.problem import Journal, training_splits
+from head2toe.methods.problem import Journal, folds_for, training_splits
 from head2toe.methods.relevance import LADDER, relevance_scores
 from head2toe.taps import Pool
 
 if TYPE_CHECKING:
     from head2toe.backbones.core import Backbone
     from head2toe.data import Task
-    from head2toe.data.task import Item, Split
     from head2toe.methods import Method
     from head2toe.store import FeatureStore
 
@@ -56,6 +56,7 @@ class Place:
     store: FeatureStore
     target_size: int
     seed: int
+    conditions: Conditions
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,17 +83,21 @@ def run(
 ) -> Iterator[Result | Failure]:
     """Make the studies `names` on every task; lines go to `out/studies/NAME.jsonl` as they come, what is there stays.
 
-    What goes wrong for one fit does not stop the others; DataError for an unknown study.
+    What goes wrong for one fit does not stop the others; DataError for an unknown study, or where `out` holds the same
+    fits under another target size or number of test images.
     """
     for name in names:
         if name not in STUDIES:
             near = difflib.get_close_matches(name, STUDIES, 1)
             meant = f", did you mean {near[0]}?" if near else ""
             raise DataError(f"study '{name}' is unknown{meant}; there are {', '.join(STUDIES)}")
+    conditions = Conditions((target_size,), max_test)
+    for result in (result for name in names for result in read_results(_lines(out, name))):
+        check_same(result, conditions, out)
     (out / "studies").mkdir(parents=True, exist_ok=True)
-    load = lru_cache(len(suite.tasks))(lambda task: limited(task.load(), max_test))
+    load = cache(lambda task: limited(task.load(), max_test))
 
-    @lru_cache(len(suite.tasks))
+    @cache
     def lend(task: SuiteTask, seed: int) -> np.ndarray:
         return relevance_scores(backbone, load(task), store, target_size=target_size, seed=seed)
 
@@ -100,8 +105,8 @@ def run(
     for done, (name, task, seed) in enumerate(places):
         advance(done, len(places))
         try:
-            place = Place(suite, load(task), partial(lend, seed=seed), backbone, store, target_size, seed)
-            yield from _study(name, task, place, backbone_name, out / "studies" / f"{name}.jsonl")
+            place = Place(suite, load(task), partial(lend, seed=seed), backbone, store, target_size, seed, conditions)
+            yield from _study(name, task, place, backbone_name, _lines(out, name))
         except Head2ToeError as error:
             yield Failure(Fit(task, backbone_name, name, seed), str(error))
     advance(len(places), len(places))
@@ -112,7 +117,7 @@ def subset(task: Task, n: int, seed: int) -> Task:
 
     Classes keep their shares and at least one row. DataError where there are more classes, or fewer rows.
     """
-    rows = pooled(task)
+    rows = joined(training_splits(task))
     labels, present = rows.labels, len(np.unique(rows.labels))
     if not present <= n <= len(labels):
         raise DataError(f"subset: '{task.name}' has {present} classes and {len(labels)} rows; {n} rows hold neither")
@@ -124,20 +129,8 @@ def subset(task: Task, n: int, seed: int) -> Task:
     return replace(task, train=rows.rows(picked), validation=None)
 
 
-def pooled(task: Task) -> Split:
-    """The train and validation rows as one split."""
-    from head2toe.data.task import Split
-
-    splits = training_splits(task)
-    ids = tuple(id for split in splits for id in split.ids)
-    places = [(split, row) for split in splits for row in range(split.n_rows)]
-    return Split(ids, np.concatenate([split.labels for split in splits]), _Rows(places))
-
-
-def folds_for(task: Task) -> int:
-    """Five where every class can be held out, else one held-out fifth."""
-    counts = pooled(task).counts(len(task.classes))
-    return FOLDS if counts[counts > 0].min() > 1 and counts.sum() >= FOLDS else 1
+def _lines(out: Path, study: str) -> Path:
+    return out / "studies" / f"{study}.jsonl"
 
 
 def _study(name: str, task: SuiteTask, place: Place, backbone_name: str, path: Path) -> Iterator[Result | Failure]:
@@ -177,7 +170,7 @@ def _result(
         n_classes=len(head.classes),
         n_features=head.provenance.n_features,
         n_kept=head.n_kept,
-        settings=head.provenance.settings,
+        settings=place.conditions.settings | head.provenance.settings,
         seconds={phase: round(seconds, 3) for phase, seconds in journal.seconds.items()},
         flops=dict(journal.flops),
         task_bytes=head.n_bytes,
@@ -210,7 +203,7 @@ def _target_size(place: Place) -> Iterator[Arm]:
 
     extract(place.backbone, place.task.splits, place.store, [Pool(size) for size in TARGET_SIZES], progress=False)
     for size in TARGET_SIZES:
-        yield Arm("head2toe", float(size), _fit(place, Head2Toe(size, folds=FOLDS, seed=place.seed)))
+        yield Arm("head2toe", float(size), _fit(place, _head2toe(replace(place, target_size=size))))
 
 
 def _window(place: Place) -> Iterator[Arm]:
@@ -238,13 +231,13 @@ def _transfer(place: Place) -> Iterator[Arm]:
 
 
 def _n_train(place: Place) -> Iterator[Arm]:
-    labels = pooled(place.task).labels
+    labels = joined(training_splits(place.task)).labels
     for n in TRAIN_SIZES:
         if len(np.unique(labels)) <= n <= len(labels):
             task = subset(place.task, n, place.seed)
             for name in COMPARED:
                 sizes = [place.target_size]
-                method = method_named(name, target_sizes=sizes, folds=folds_for(task), seed=place.seed)
+                method = method_named(name, target_sizes=sizes, folds=folds_for(task, FOLDS), seed=place.seed)
                 yield Arm(name, float(n), _fit(place, method, task))
 
 
@@ -273,22 +266,4 @@ STUDIES: dict[str, Callable[[Place], Iterator[Arm]]] = {
 
 
 def _head2toe(place: Place, **varied) -> Head2Toe:
-    return Head2Toe(place.target_size, folds=FOLDS, seed=place.seed, **varied)
-
-
-@dataclass(frozen=True, eq=False)
-class _Rows:
-    """Rows of several splits as one source."""
-
-    places: Sequence[tuple[Split, int]]
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __getitem__(self, row: int, /) -> Item:
-        split, at = self.places[row]
-        return split.source[at]
-
-    def name(self, row: int, /) -> str:
-        split, at = self.places[row]
-        return split.source.name(at)
+    return Head2Toe(place.target_size, folds=folds_for(place.task, FOLDS), seed=place.seed, **varied)

@@ -105,6 +105,38 @@ class Subset:
         return self.source.name(int(self.picked[row]))
 
 
+@dataclass(frozen=True, eq=False)
+class _Joined:
+    """Rows of several sources, one after the other."""
+
+    sources: tuple[Source, ...]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.sources))
+
+    def __getitem__(self, row: int, /) -> Item:
+        source, at = self._place(row)
+        return source[at]
+
+    def name(self, row: int, /) -> str:
+        source, at = self._place(row)
+        return source.name(at)
+
+    def _place(self, row: int) -> tuple[Source, int]:
+        for source in self.sources:
+            if row < len(source):
+                return source, row
+            row -= len(source)
+        raise IndexError(row)
+
+
+def joined(splits: Sequence[Split]) -> Split:
+    """The rows of several splits, one after the other."""
+    ids = tuple(id for split in splits for id in split.ids)
+    labels = np.concatenate([split.labels for split in splits])
+    return Split(ids, labels, _Joined(tuple(split.source for split in splits)))
+
+
 def item_id(item: Item) -> str:
     """The stable id of an input: SHA-256 of its encoded bytes; of type, shape and values where it is an array."""
     if isinstance(item, np.ndarray):

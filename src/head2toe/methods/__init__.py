@@ -154,7 +154,10 @@ def method_named(
     lrs: Sequence[float] | None = None,
     steps: Sequence[int] | None = None,
 ) -> Method:
-    """The method that a user calls `name`; DataError for an unknown one or an option that it does not have."""
+    """The method that a user calls `name`.
+
+    DataError for an unknown one or an option that it does not have, FeatureError for a target size below zero.
+    """
     if name not in _METHODS:
         near = difflib.get_close_matches(name, NAMES, 1)
         raise DataError(f"method '{name}' is unknown{f', did you mean {near[0]}?' if near else ''}; there are {NAMES}")

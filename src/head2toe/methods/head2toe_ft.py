@@ -51,9 +51,10 @@ class Head2ToeFT:
         """
         journal = journal or Journal()
         final = self.head2toe.fit(backbone, task, store, journal=journal, progress=progress)
-        extraction = journal.extraction
+        extraction, operations = journal.extraction, journal.flops["extract"]
         judged = self.head2toe.fit(backbone, _judging(task, self.training.seed), store, journal=journal, progress=False)
-        journal.extraction = extraction  # the second fit found everything in the store
+        # the second fit found everything in the store
+        journal.extraction, journal.flops["extract"] = extraction, operations
         start = Start(from_head(judged, backbone), from_head(final, backbone), frozen_statistics=True)
         return fit_network("head2toe-ft", self, self.training, start, backbone, task, store, journal, progress=progress)
 

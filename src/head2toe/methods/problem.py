@@ -149,6 +149,12 @@ def training_splits(task: Task) -> list[Split]:
     return [task.train, *([task.validation] if task.validation is not None else [])]
 
 
+def folds_for(task: Task, folds: int = 5) -> int:
+    """So many folds or, where a class has too few images to be held out (VTAB-1k's sun397), one."""
+    counts = np.unique(np.concatenate([split.labels for split in training_splits(task)]), return_counts=True)[1]
+    return folds if counts.min() > 1 and counts.sum() >= folds else 1
+
+
 def fold_of(task: Task, labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
     """The fold (n,) int64 that holds each row out, every class spread evenly; -1 means never held out.
 

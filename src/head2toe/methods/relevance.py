@@ -60,7 +60,7 @@ def relevance_scores(
     Raises DataError for an unknown criterion.
     """
     check_criterion(criterion)
-    problem = prepare(backbone, task, store, [Pool(target_size)], seed=seed)
+    problem = prepare(backbone, task, store, [Pool(target_size)], folds=1, seed=seed)
     design = design_of(problem.table(Pool(target_size)))
     nobody = np.zeros(len(problem.labels), dtype=bool)
     return relevance(Evidence(design, design.gram(), problem.labels, problem.n_classes, nobody, seed), criterion)
@@ -90,8 +90,9 @@ def kept_sets(
     order = np.arange(n_features)
     if min(counts) < n_features:
         order = ranking(relevance(evidence, criterion) if isinstance(criterion, str) else criterion)[offset:]
+    strengths = STRENGTHS if evidence.held_out.any() else SCORING  # nobody is judged: one fit is all it takes
     for count in sorted(counts, reverse=True):
-        _, kept = _fitted(evidence, np.sort(order[:count]), STRENGTHS)
+        _, kept = _fitted(evidence, np.sort(order[:count]), strengths)
         yield kept
 
 

@@ -13,12 +13,12 @@ from torch import nn
 from head2toe.backbones import load_backbone
 from head2toe.backbones.core import Backbone
 from head2toe.errors import BackboneError
-from head2toe.head import described
+from head2toe.head import described, image_size
 from head2toe.methods.finetune import on_last_features
 from head2toe.methods.problem import Journal
 from head2toe.methods.training import Training
 from head2toe.methods.training.choice import Start, fit_network
-from head2toe.network import Network, image_size
+from head2toe.network import Network
 
 if TYPE_CHECKING:
     from head2toe.data import Task

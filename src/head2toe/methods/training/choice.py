@@ -94,11 +94,11 @@ def fit_network(
     n_features = sum(one.pooled.length for one in model.kept)
     provenance = Provenance(method, chosen, len(model.kept), n_features)
     network = Network(model, task.classes, Metrics(len(labels), tried[best]), provenance)
+    if task.test is not None:
+        right = float((network.logits_of(task.test.source).argmax(axis=1) == task.test.labels).mean())
+        network = replace(network, metrics=replace(network.metrics, test_accuracy=right))
     checkpoint.remove()
-    if task.test is None:
-        return network
-    right = float((network.logits_of(task.test.source).argmax(axis=1) == task.test.labels).mean())
-    return replace(network, metrics=replace(network.metrics, test_accuracy=right))
+    return network
 
 
 def _tried(work: _Work) -> dict[Run, float]:

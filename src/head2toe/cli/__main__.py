@@ -1,0 +1,3 @@
+from head2toe.cli import main
+
+main()

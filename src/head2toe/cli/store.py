@@ -1,0 +1,101 @@
+"""Commands that look after a feature store."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from head2toe.cli.app import JsonFlag, StoreOption, app, opened
+
+store_app = typer.Typer(no_args_is_help=True, help="Look after a feature store.")
+app.add_typer(store_app, name="store")
+
+
+@store_app.command("ls", epilog="Example: head2toe store ls --json")
+def store_ls(store: StoreOption = None, as_json: JsonFlag = False) -> None:
+    """List the views: one per network, pooling and number format."""
+    from head2toe import present
+
+    rows = [present.view_row(info) for info in opened(store).views()]
+    if as_json:
+        typer.echo(json.dumps([asdict(row) for row in rows]))
+    else:
+        present.show(present.view_table(rows))
+
+
+@store_app.command("show", epilog="Example: head2toe store show efficientnet_lite0")
+def store_show(
+    view: Annotated[str, typer.Argument(help="The view's key (or its beginning), or the id of its backbone.")],
+    store: StoreOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """One view in full, with its taps."""
+    from head2toe import present
+
+    place = opened(store)
+    found = place.find(view)
+    (info,) = (info for info in place.views() if info.view == found)
+    if as_json:
+        taps = [asdict(tap) for tap in info.taps]
+        typer.echo(json.dumps(asdict(present.view_row(info)) | {"taps": taps}))
+    else:
+        present.show(present.view_table([present.view_row(info)]))
+        present.show(present.stored_tap_table(info))
+
+
+@store_app.command("verify", epilog="Example: head2toe store verify")
+def store_verify(
+    view: Annotated[str | None, typer.Argument(help="One view; by default all.")] = None,
+    store: StoreOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Compare every stored byte with its checksum; exit code 1 where something is damaged."""
+    from head2toe import present
+
+    place = opened(store)
+    with present.progress("verify") as advance:
+        damages = place.verify(place.find(view) if view else None, progress=advance)
+    if as_json:
+        typer.echo(json.dumps([{"view": d.view.key, "tap": d.tap, "input": d.id, "file": d.file} for d in damages]))
+    else:
+        for damage in damages:
+            typer.echo(str(damage))
+        typer.echo(f"{len(damages)} damaged" if damages else "every byte matches its checksum")
+    if damages:
+        typer.echo("the next extraction of these inputs repairs them", err=True)
+        raise typer.Exit(1)
+
+
+@store_app.command("compact", epilog="Example: head2toe store compact")
+def store_compact(
+    view: Annotated[str | None, typer.Argument(help="One view; by default all.")] = None,
+    store: StoreOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Join small files into large ones and drop old versions."""
+    place = opened(store)
+    for done in place.compact(place.find(view) if view else None):
+        files, size = done.fragments, done.bytes
+        if as_json:
+            typer.echo(json.dumps({"view": done.view.key, "files": files, "bytes": size}))
+        else:
+            typer.echo(f"{done.view}: {files[0]} -> {files[1]} files, {size[0]:,} -> {size[1]:,} bytes")
+
+
+@store_app.command("rm", epilog="Example: head2toe store rm 3f2a --yes")
+def store_rm(
+    view: Annotated[str, typer.Argument(help="The view's key (or its beginning), or the id of its backbone.")],
+    store: StoreOption = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Delete one view and its features."""
+    place = opened(store)
+    found = place.find(view)
+    if not yes:
+        typer.confirm(f"delete {found} from {place.location}?", abort=True, err=True)
+    place.remove(found)
+    typer.echo(json.dumps({"removed": found.key}) if as_json else f"removed {found}")
