@@ -82,9 +82,10 @@ class Head2Toe:
 
     def choose(self, problem: Problem, journal: Journal) -> Outcome:
         with journal.phase("select"):
-            chosen = max((_cross_validated(problem, pool, self) for pool in self.pools), key=_Choice.merit)
+            tried = (_cross_validated(problem, pool, self) for pool in self.pools)
+            chosen, evidence = max(tried, key=lambda one: one[0].merit())
         with journal.phase("fit"):
-            return _fitted(problem, chosen, self)
+            return _fitted(problem, chosen, evidence, self)
 
     def counts(self, n_features: int) -> list[int]:
         """How many of `n_features` each setting keeps."""
@@ -112,7 +113,8 @@ class _Choice:
         return self.accuracy, -self.count, self.strength
 
 
-def _cross_validated(problem: Problem, pool: Pool, settings: Head2Toe) -> _Choice:
+def _cross_validated(problem: Problem, pool: Pool, settings: Head2Toe) -> tuple[_Choice, Evidence]:
+    """The best settings at one target size, and the features of all rows that they were chosen on."""
     design = design_of(problem.table(pool), settings.scaling)
     counts = settings.counts(design.n_features)
     nobody = np.zeros(len(problem.labels), dtype=bool)
@@ -125,7 +127,7 @@ def _cross_validated(problem: Problem, pool: Pool, settings: Head2Toe) -> _Choic
         K = ridge.gram(design.inputs(last).features)
         right = problem.over_folds(lambda out: right_without(K, problem.labels, out, problem.n_classes))
         choices.append(replace(_best(pool, len(last), right / problem.n_held_out), probe=True))
-    return max(choices, key=_Choice.merit)
+    return max(choices, key=_Choice.merit), evidence
 
 
 def _best(pool: Pool, count: int, accuracy: np.ndarray) -> _Choice:
@@ -142,13 +144,11 @@ def _right(evidence: Evidence, counts: Sequence[int], settings: Head2Toe) -> np.
     return np.array([right[count] for count in counts])
 
 
-def _fitted(problem: Problem, chosen: _Choice, settings: Head2Toe) -> Outcome:
-    design = design_of(problem.table(chosen.pool), settings.scaling)
+def _fitted(problem: Problem, chosen: _Choice, evidence: Evidence, settings: Head2Toe) -> Outcome:
+    design = evidence.design
     if chosen.probe:
         index = design.of_tap(problem.backbone.prelogits)
     else:
-        nobody = np.zeros(len(problem.labels), dtype=bool)
-        evidence = Evidence(design, design.gram(), problem.labels, problem.n_classes, nobody, settings.seed)
         (kept,) = settings.sets(evidence, [chosen.count])
         index = kept.index
     inputs = design.inputs(index)
