@@ -93,7 +93,8 @@ def run(
             raise DataError(f"study '{name}' is unknown{meant}; there are {', '.join(STUDIES)}")
     conditions = Conditions((target_size,), max_test)
     for result in (result for name in names for result in read_results(_lines(out, name))):
-        check_same(result, conditions, out)
+        if result.backbone == backbone_name:
+            check_same(result, conditions, out)
     (out / "studies").mkdir(parents=True, exist_ok=True)
     load = cache(lambda task: limited(task.load(), max_test))
 
