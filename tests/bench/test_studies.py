@@ -1,5 +1,6 @@
 """Every study on a tiny network: its lines, its figure, and that a stopped one goes on."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -8,13 +9,15 @@ import pytest
 from head2toe.bench import figures, studies
 from head2toe.bench.report import page_of
 from head2toe.bench.result import read_results
-from head2toe.bench.run import Failure
+from head2toe.bench.run import Conditions, Failure
 from head2toe.bench.studies import run, subset
 from head2toe.bench.suite import Suite, SuiteTask
 from head2toe.data import task_from_arrays
 from head2toe.errors import DataError
 from head2toe.methods.problem import folds_for
 from head2toe.store import FeatureStore
+
+from .measured import study, write
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +88,16 @@ def test_what_is_there_is_not_fitted_again(out, suite, network, store, few):
 
 
 @pytest.mark.parametrize("other", [{"target_size": 16}, {"target_size": 64, "max_test": 20}])
-def test_lines_under_other_conditions_are_not_mixed(out, suite, network, store, few, other):
+def test_lines_under_other_conditions_are_not_mixed(tmp_path, suite, network, store, other):
+    (line,) = study("layers", "features", {"corners": {0.1: 0.5}})
+    there = replace(line, settings=line.settings | Conditions((64,), None).settings)
+    write(tmp_path, [there], "studies/layers.jsonl")
     with pytest.raises(DataError, match="choose another --out"):
-        list(run(["layers"], suite, network, "tiny", out, store, **other))
+        next(run(["layers"], suite, network, "tiny", tmp_path, store, **other))
+
+
+def test_every_line_says_its_conditions(out):
+    assert {(r.settings["target_sizes"], r.settings["max_test"]) for r in lines(out, "layers")} == {("64", "all")}
 
 
 def test_the_top_of_the_ranking_beats_its_end(out):
