@@ -88,6 +88,11 @@ def test_a_users_session(command, home, store):
     assert command("store", "rm", view["key"], "--yes", "--store", store)[0] == 0
     assert command("store", "ls", "--store", store, "--json")[1] == "[]\n"
 
+    (home / "notes.png").write_text("not an image")
+    code, out, err = command("predict", head, home / "notes.png")
+    assert (code, out) == (2, "")
+    assert "notes.png" in err
+
 
 def test_a_benchmark_of_tasks(command, home, store, tmp_path):
     tasks, out = tmp_path / "tasks", tmp_path / "out"
@@ -205,13 +210,6 @@ def test_corrupt_images_are_listed_or_skipped(command, home, store, tmp_path):
     report = json.loads(out)
     assert (report["n_train"], report["test_accuracy"]) == (20, None)
     assert "left out 1 unreadable" in err
-
-
-def test_predicting_a_file_that_is_no_image(command, home, tmp_path):
-    (tmp_path / "notes.png").write_text("not an image")
-    code, out, err = command("predict", home / "head", tmp_path / "notes.png")
-    assert (code, out) == (2, "")
-    assert "notes.png" in err
 
 
 def test_help_of_every_command_has_an_example(command):
