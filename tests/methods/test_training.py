@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from head2toe.backbones import load_backbone
 from head2toe.data import task_from_arrays
@@ -307,6 +308,18 @@ def test_a_shift_moves_a_picture_by_a_few_pixels_and_repeats_its_edge():
     assert augmented([picture], "none", random)[0] is picture
     words = np.arange(5)
     assert augmented([words], "shift", random)[0] is words
+
+
+def test_a_grouped_convolution_costs_what_its_groups_cost_one_by_one():
+    def counted(convolutions: list[nn.Module], inputs: list[torch.Tensor]) -> int:
+        with FlopCounterMode(display=False, custom_mapping=loop.COUNTED) as counter:
+            torch.cat([part(x) for part, x in zip(convolutions, inputs, strict=True)], 1).sum().backward()
+        return counter.get_total_flops()
+
+    for make in (nn.Conv2d, nn.ConvTranspose2d):
+        x = torch.zeros(2, 8, 6, 6, requires_grad=True)
+        together = counted([make(8, 8, 3, groups=4)], [x])
+        assert together == counted([make(2, 2, 3) for _ in range(4)], list(x.chunk(4, 1))) > 0
 
 
 def test_the_rate_warms_up_and_ends_at_nothing():
