@@ -163,6 +163,21 @@ def test_a_network_trained_whole_is_measured_by_its_own_predictions(
     assert (set(result.flops), result.settings["lr"], result.upper_bound) == ({"train"}, 1e-2, False)
 
 
+def test_trained_networks_try_the_rates_and_steps_that_were_asked_for(suite, network, store, tmp_path):
+    asked, methods = Conditions(max_test=20, lrs=(1e-2, 1e-3), steps=(2,)), ["linear", "finetune"]
+    fits = plan(suite, ["tiny"], methods, [0], tmp_path, asked)
+    linear, tuned = run(fits, suite, lambda name: network, tmp_path, store, conditions=asked)
+    assert "tried_lrs" not in linear.settings
+    assert (tuned.settings["tried_lrs"], tuned.settings["tried_steps"], tuned.settings["steps"]) == (
+        "0.01,0.001",
+        "2",
+        2,
+    )
+    assert plan(suite, ["tiny"], ["linear"], [0], tmp_path, Conditions(max_test=20)) == []
+    with pytest.raises(DataError, match=r"finetune measured with tried_lrs 0\.01,0\.001, asked for now is default"):
+        plan(suite, ["tiny"], methods, [0], tmp_path, Conditions(max_test=20))
+
+
 def test_a_limited_test_split_keeps_the_classes_in_proportion():
     images = np.random.default_rng(0).integers(0, 255, (60, 4, 4, 3), dtype=np.uint8)
     labels = np.repeat([0, 1, 2], [40, 15, 5])

@@ -90,7 +90,7 @@ def test_what_is_there_is_not_fitted_again(out, suite, network, store, few):
 @pytest.mark.parametrize("other", [{"target_size": 16}, {"target_size": 64, "max_test": 20}])
 def test_lines_under_other_conditions_are_not_mixed(tmp_path, suite, network, store, other):
     (line,) = study("layers", "features", {"corners": {0.1: 0.5}})
-    there = replace(line, settings=line.settings | Conditions((64,), None).settings)
+    there = replace(line, settings=line.settings | Conditions((64,), None).settings("head2toe"))
     write(tmp_path, [there], "studies/layers.jsonl")
     with pytest.raises(DataError, match="choose another --out"):
         next(run(["layers"], suite, network, "tiny", tmp_path, store, **other))

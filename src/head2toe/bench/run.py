@@ -19,7 +19,7 @@ from head2toe.bench.suite import Suite, SuiteTask
 from head2toe.errors import DataError, Head2ToeError
 from head2toe.head import Head, softmax
 from head2toe.images import ImagePreprocess
-from head2toe.methods import Method, chooses_target_size, method_named
+from head2toe.methods import TRAINED, Method, chooses_target_size, method_named
 from head2toe.methods.problem import Journal, folds_for
 from head2toe.store import FeatureStore, default_location
 
@@ -36,21 +36,25 @@ class Conditions:
     """What holds for every fit of a run.
 
     `target_sizes` None leaves them to each method; those that take one get the first. `max_test` measures on so many
-    test images, spread over the classes, where the whole split would take too long.
+    test images, spread over the classes, where the whole split would take too long. `lrs` and `steps` are what networks
+    trained whole choose from, in place of their own.
     """
 
     target_sizes: tuple[int, ...] | None = None
     max_test: int | None = None
+    lrs: tuple[float, ...] | None = None
+    steps: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.max_test is not None and self.max_test < 1:
             raise DataError(f"bench: --max-test must be at least 1, got {self.max_test}")
 
-    @property
-    def settings(self) -> Settings:
-        """As every result records them: results that differ in them are not comparable."""
-        sizes = "default" if self.target_sizes is None else ",".join(map(str, self.target_sizes))
-        return {"target_sizes": sizes, "max_test": self.max_test or "all"}
+    def settings(self, method: str) -> Settings:
+        """As every result of `method` records them: results that differ in them are not comparable."""
+        common: Settings = {"target_sizes": _listed(self.target_sizes), "max_test": self.max_test or "all"}
+        if method not in TRAINED:
+            return common
+        return common | {"tried_lrs": _listed(self.lrs), "tried_steps": _listed(self.steps)}
 
 
 @dataclass(frozen=True)
@@ -177,7 +181,10 @@ def _measured(
         n_features=model.provenance.n_features,
         n_kept=model.n_kept if isinstance(model, Head) else 0,
         kept=_kept(model) if isinstance(model, Head) else {},
-        settings=conditions.settings | _treatment(backbone) | _extracted(journal) | model.provenance.settings,
+        settings=conditions.settings(fit.method)
+        | _treatment(backbone)
+        | _extracted(journal)
+        | model.provenance.settings,
         seconds={phase: round(seconds, 3) for phase, seconds in journal.seconds.items()},
         flops=dict(journal.flops),
         peak_bytes=peak,
@@ -194,7 +201,11 @@ def _method(name: str, seed: int, folds: int, conditions: Conditions) -> Method:
     sizes = conditions.target_sizes
     if sizes is not None and not chooses_target_size(name):
         sizes = sizes[:1]
-    return method_named(name, target_sizes=sizes, folds=folds, seed=seed)
+    trained = name in TRAINED
+    return method_named(
+        name, target_sizes=sizes, folds=folds, seed=seed,
+        lrs=conditions.lrs if trained else None, steps=conditions.steps if trained else None,
+    )  # fmt: skip
 
 
 def _probabilities(model: Head | Network, test: Split, backbone: Backbone, store: FeatureStore) -> np.ndarray:
@@ -234,13 +245,18 @@ def _extracted(journal: Journal) -> Settings:
     return {} if journal.extraction is None else {"extracted_images": journal.extraction.computed}
 
 
+def _listed(values: Sequence[int] | Sequence[float] | None) -> str:
+    """Asked-for values as a result records them."""
+    return "default" if values is None else ",".join(f"{value:g}" for value in values)
+
+
 def _short(value: float) -> str:
     return f"{value:.4g}"
 
 
 def check_same(result: Result, conditions: Conditions, out: Path) -> None:
     """DataError where a result in `out` was measured under other conditions."""
-    for name, asked in conditions.settings.items():
+    for name, asked in conditions.settings(result.method).items():
         there = result.settings.get(name, asked)
         if there != asked:
             raise DataError(

@@ -171,7 +171,7 @@ def _result(
         n_classes=len(head.classes),
         n_features=head.provenance.n_features,
         n_kept=head.n_kept,
-        settings=place.conditions.settings | head.provenance.settings,
+        settings=place.conditions.settings("head2toe") | head.provenance.settings,
         seconds={phase: round(seconds, 3) for phase, seconds in journal.seconds.items()},
         flops=dict(journal.flops),
         task_bytes=head.n_bytes,

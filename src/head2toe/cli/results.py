@@ -36,6 +36,10 @@ def bench(
         list[int] | None, typer.Option(help="Length that a tap is pooled to; repeatable, by default each method's own.")
     ] = None,
     max_test: Annotated[int | None, typer.Option(help="Measure on so many test images, spread over classes.")] = None,
+    lr: Annotated[list[float] | None, typer.Option(help="Learning rate that trained networks try; repeatable.")] = None,
+    steps: Annotated[
+        list[int] | None, typer.Option(help="Number of steps that trained networks try; repeatable.")
+    ] = None,
     groups: Annotated[Path | None, typer.Option(help='Groups of packs: {"natural": ["caltech101", ...]}.')] = None,
     reference: Annotated[str, typer.Option(help="Method that wins and losses are counted against.")] = "linear",
     store: StoreOption = None,
@@ -53,7 +57,12 @@ def bench(
     chosen = suite_named(suite, root, groups=read_groups(groups) if groups else None)
     chosen = chosen.only(words(tasks)) if tasks else chosen
     ids = {shown(id): id for id in words(backbones)}
-    conditions = Conditions(tuple(target_size) if target_size else None, max_test)
+    conditions = Conditions(
+        tuple(target_size) if target_size else None,
+        max_test,
+        tuple(lr) if lr else None,
+        tuple(steps) if steps else None,
+    )
     fits = plan(chosen, list(ids), words(methods), numbers("--seeds", seeds), out, conditions)
     events = run(
         fits,

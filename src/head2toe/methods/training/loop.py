@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from head2toe.errors import NotConvergedError
 from head2toe.methods.training.checkpoint import Checkpoint
+from head2toe.methods.training.depthwise import depthwise_in_float32
 from head2toe.methods.training.rows import Rows, augmented
 from head2toe.methods.training.settings import Run, Training
 from head2toe.network import Tapped
@@ -148,7 +149,9 @@ def _optimizer(model: nn.Module, weight_decay: float) -> torch.optim.Optimizer:
 
 def _step(model: Tapped, optimizer: torch.optim.Optimizer, rows: list[np.ndarray], labels: np.ndarray) -> float:
     """One step; the loss before it. A loss that is no number changes nothing."""
-    logits: Tensor = model(model.backbone.collate(rows))
+    batch = model.backbone.collate(rows)
+    with depthwise_in_float32(model.backbone):
+        logits: Tensor = model(batch)
     loss = functional.cross_entropy(logits, torch.from_numpy(labels).to(logits.device))
     value = loss.item()
     if math.isfinite(value):
