@@ -144,6 +144,16 @@ def test_taps_as_json_lines(command):
     assert rows[-1]["flops_share"] == pytest.approx(1, abs=1e-3)
 
 
+def test_a_smaller_input_gives_smaller_maps(command):
+    lines = {}
+    for side in (64, 128):
+        code, text, err = command("taps", "efficientnet_lite0", "--no-weights", "--image-size", side, "--json")
+        assert code == 0, err
+        lines[side] = [json.loads(line) for line in text.splitlines()]
+    assert [one["name"] for one in lines[64]] == [one["name"] for one in lines[128]]
+    assert (lines[64][0]["shape"], lines[128][0]["shape"]) == ([32, 32, 32], [32, 64, 64])
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

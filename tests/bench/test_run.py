@@ -178,6 +178,15 @@ def test_trained_networks_try_the_rates_and_steps_that_were_asked_for(suite, net
         plan(suite, ["tiny"], methods, [0], tmp_path, Conditions(max_test=20))
 
 
+def test_results_at_another_image_size_are_not_taken_for_these(suite, network, store, tmp_path):
+    small = Conditions((64,), 20, image_size=16)
+    fits = plan(suite, ["tiny"], ["linear"], [0], tmp_path, small)
+    list(run(fits, suite, lambda name: network, tmp_path, store, conditions=small))
+    assert plan(suite, ["tiny"], ["linear"], [0], tmp_path, small) == []
+    with pytest.raises(DataError, match="asked_image_size 16, asked for now is default"):
+        plan(suite, ["tiny"], ["linear"], [0], tmp_path, CONDITIONS)
+
+
 def test_a_limited_test_split_keeps_the_classes_in_proportion():
     images = np.random.default_rng(0).integers(0, 255, (60, 4, 4, 3), dtype=np.uint8)
     labels = np.repeat([0, 1, 2], [40, 15, 5])

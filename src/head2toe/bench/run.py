@@ -37,13 +37,14 @@ class Conditions:
 
     `target_sizes` None leaves them to each method; those that take one get the first. `max_test` measures on so many
     test images, spread over the classes, where the whole split would take too long. `lrs` and `steps` are what networks
-    trained whole choose from, in place of their own.
+    trained whole choose from, in place of their own. `image_size` says at which side the backbones were loaded.
     """
 
     target_sizes: tuple[int, ...] | None = None
     max_test: int | None = None
     lrs: tuple[float, ...] | None = None
     steps: tuple[int, ...] | None = None
+    image_size: int | None = None
 
     def __post_init__(self) -> None:
         if self.max_test is not None and self.max_test < 1:
@@ -51,7 +52,11 @@ class Conditions:
 
     def settings(self, method: str) -> Settings:
         """As every result of `method` records them: results that differ in them are not comparable."""
-        common: Settings = {"target_sizes": _listed(self.target_sizes), "max_test": self.max_test or "all"}
+        common: Settings = {
+            "target_sizes": _listed(self.target_sizes),
+            "max_test": self.max_test or "all",
+            "asked_image_size": self.image_size or "default",
+        }
         if method not in TRAINED:
             return common
         return common | {"tried_lrs": _listed(self.lrs), "tried_steps": _listed(self.steps)}

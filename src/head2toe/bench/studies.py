@@ -79,19 +79,20 @@ def run(
     target_size: int = 512,
     seeds: Sequence[int] = (0,),
     max_test: int | None = None,
+    image_size: int | None = None,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[Result | Failure]:
     """Make the studies `names` on every task; lines go to `out/studies/NAME.jsonl` as they come, what is there stays.
 
     What goes wrong for one fit does not stop the others; DataError for an unknown study, or where `out` holds the same
-    fits under another target size or number of test images.
+    fits under another target size, number of test images or `image_size`, the side that `backbone` was asked to read.
     """
     for name in names:
         if name not in STUDIES:
             near = difflib.get_close_matches(name, STUDIES, 1)
             meant = f", did you mean {near[0]}?" if near else ""
             raise DataError(f"study '{name}' is unknown{meant}; there are {', '.join(STUDIES)}")
-    conditions = Conditions((target_size,), max_test)
+    conditions = Conditions((target_size,), max_test, image_size=image_size)
     for result in (result for name in names for result in read_results(_lines(out, name))):
         if result.backbone == backbone_name:
             check_same(result, conditions, out)

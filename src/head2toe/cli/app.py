@@ -32,6 +32,10 @@ PrecisionOption = Annotated[
     Literal["bfloat16", "float32", "float16"] | None,
     typer.Option("--precision", help="bfloat16, float32 or float16; by default what the device is fast in."),
 ]
+ImageSizeOption = Annotated[
+    int | None,
+    typer.Option("--image-size", help="Side of the network's input in pixels; by default that of its training."),
+]
 SkipBadFlag = Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable images out instead of stopping.")]
 
 

@@ -9,7 +9,17 @@ from typing import Annotated
 
 import typer
 
-from head2toe.cli.app import DeviceOption, JsonFlag, PrecisionOption, SkipBadFlag, StoreOption, app, labelled, opened
+from head2toe.cli.app import (
+    DeviceOption,
+    ImageSizeOption,
+    JsonFlag,
+    PrecisionOption,
+    SkipBadFlag,
+    StoreOption,
+    app,
+    labelled,
+    opened,
+)
 from head2toe.methods import NAMES as METHODS
 
 
@@ -19,6 +29,7 @@ def taps(
     target_size: Annotated[int, typer.Option(help="Length that a tap is pooled to, about.")] = 512,
     preset: Annotated[str, typer.Option("--taps", help="all, blocks, paper, or comma-separated globs.")] = "all",
     no_weights: Annotated[bool, typer.Option(help="Random weights: list any architecture offline.")] = False,
+    image_size: ImageSizeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """List what can be read from a network: name, layout, shape, pooled length, share of the FLOPs up to it."""
@@ -26,7 +37,7 @@ def taps(
     from head2toe.backbones import load_backbone
     from head2toe.backbones.select import flops
 
-    loaded = load_backbone(backbone, weights=not no_weights, taps=preset)
+    loaded = load_backbone(backbone, weights=not no_weights, image_size=image_size, taps=preset)
     rows = present.tap_rows(loaded, flops(loaded), target_size)
     if as_json:
         for row in rows:
@@ -51,6 +62,7 @@ def fit(
     max_flops: Annotated[
         float | None, typer.Option(help="Read no tap beyond this share (0 to 1] of the network's operations.")
     ] = None,
+    image_size: ImageSizeOption = None,
     folds: Annotated[int, typer.Option(help="Cross-validation folds; 1 uses the validation split.")] = 5,
     lr: Annotated[
         list[float] | None,
@@ -75,7 +87,9 @@ def fit(
     chosen = method_named(method, target_sizes=target_size, keep=keep, folds=folds, seed=seed, lrs=lr, steps=steps)
     journal = Journal()
     with journal.phase("load"):
-        loaded = load_backbone(backbone, device=device, precision=precision, taps=taps, max_flops=max_flops)
+        loaded = load_backbone(
+            backbone, device=device, precision=precision, image_size=image_size, taps=taps, max_flops=max_flops
+        )
         task = labelled(data, skip_bad)
     head = chosen.fit(loaded, task, store, journal=journal)
     head.save_pretrained(out)
@@ -131,6 +145,7 @@ def extract(
     backbone: Annotated[str, typer.Option(help="Backbone id.")] = "efficientnet_lite0",
     target_size: Annotated[list[int] | None, typer.Option(help="Length that a tap is pooled to; repeatable.")] = None,
     taps: Annotated[str, typer.Option(help="all, blocks, paper, or comma-separated globs.")] = "all",
+    image_size: ImageSizeOption = None,
     store: StoreOption = None,
     device: DeviceOption = "cpu",
     precision: PrecisionOption = None,
@@ -144,7 +159,7 @@ def extract(
     from head2toe.methods.frozen import SIZES
     from head2toe.taps import Pool
 
-    loaded = load_backbone(backbone, device=device, precision=precision, taps=taps)
+    loaded = load_backbone(backbone, device=device, precision=precision, image_size=image_size, taps=taps)
     task = labelled(data, skip_bad)
     done = run(loaded, task.splits, opened(store), [Pool(size) for size in target_size or SIZES])
     typer.echo(json.dumps(asdict(done)) if as_json else present.extraction_line(done))

@@ -11,6 +11,7 @@ import typer
 
 from head2toe.cli.app import (
     DeviceOption,
+    ImageSizeOption,
     JsonFlag,
     PrecisionOption,
     SkipBadFlag,
@@ -42,6 +43,7 @@ def bench(
     ] = None,
     groups: Annotated[Path | None, typer.Option(help='Groups of packs: {"natural": ["caltech101", ...]}.')] = None,
     reference: Annotated[str, typer.Option(help="Method that wins and losses are counted against.")] = "linear",
+    image_size: ImageSizeOption = None,
     store: StoreOption = None,
     device: DeviceOption = "cpu",
     precision: PrecisionOption = None,
@@ -62,12 +64,13 @@ def bench(
         max_test,
         tuple(lr) if lr else None,
         tuple(steps) if steps else None,
+        image_size,
     )
     fits = plan(chosen, list(ids), words(methods), numbers("--seeds", seeds), out, conditions)
     events = run(
         fits,
         chosen,
-        lambda name: load_backbone(ids[name], device=device, precision=precision),
+        lambda name: load_backbone(ids[name], device=device, precision=precision, image_size=image_size),
         out,
         store,
         conditions=conditions,
@@ -94,6 +97,7 @@ def compare(
     backbones: Annotated[str, typer.Option(help="Backbone ids, separated by commas.")] = "efficientnet_lite0",
     target_size: Annotated[int, typer.Option(help="Length that a tap is pooled to.")] = 512,
     seed: Annotated[int, typer.Option(help="Seed of the folds.")] = 0,
+    image_size: ImageSizeOption = None,
     store: StoreOption = None,
     device: DeviceOption = "cpu",
     precision: PrecisionOption = None,
@@ -107,7 +111,7 @@ def compare(
 
     task = labelled(data, skip_bad)
     for id in words(backbones):
-        loaded = load_backbone(id, device=device, precision=precision)
+        loaded = load_backbone(id, device=device, precision=precision, image_size=image_size)
         comparison = run(loaded, task, store, methods=words(methods), target_size=target_size, seed=seed)
         if as_json:
             typer.echo(json.dumps(asdict(comparison)))
@@ -130,6 +134,7 @@ def study(
     target_size: Annotated[int, typer.Option(help="Length that a tap is pooled to.")] = 512,
     seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0",
     max_test: Annotated[int | None, typer.Option(help="Measure on so many test images, spread over classes.")] = None,
+    image_size: ImageSizeOption = None,
     store: StoreOption = None,
     device: DeviceOption = "cpu",
     precision: PrecisionOption = None,
@@ -144,12 +149,13 @@ def study(
 
     chosen = suite_named(suite, root)
     chosen = chosen.only(words(tasks)) if tasks else chosen
-    loaded = load_backbone(backbone, device=device, precision=precision)
+    loaded = load_backbone(backbone, device=device, precision=precision, image_size=image_size)
     failed = 0
     with present.progress("study") as advance:
         for event in run(
             names, chosen, loaded, shown(backbone), out, opened(store),
-            target_size=target_size, seeds=numbers("--seeds", seeds), max_test=max_test, advance=advance,
+            target_size=target_size, seeds=numbers("--seeds", seeds), max_test=max_test, image_size=image_size,
+            advance=advance,
         ):  # fmt: skip
             if isinstance(event, Failure):
                 failed += 1
