@@ -16,7 +16,6 @@ import torch
 from timm.models import is_model_in_modules, list_modules
 from torch import Tensor, nn
 
-
 from head2toe.backbones import load_backbone
 from head2toe.backbones.core import Backbone
 from head2toe.backbones.probe import first_tensor

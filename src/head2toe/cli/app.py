@@ -32,6 +32,9 @@ PrecisionOption = Annotated[
     Literal["bfloat16", "float32", "float16"] | None,
     typer.Option("--precision", help="bfloat16, float32 or float16; by default what the device is fast in."),
 ]
+TrustFlag = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run the code that a Hugging Face model brings along.")
+]
 SkipBadFlag = Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable images out instead of stopping.")]
 
 

@@ -9,7 +9,17 @@ from typing import Annotated
 
 import typer
 
-from head2toe.cli.app import DeviceOption, JsonFlag, PrecisionOption, SkipBadFlag, StoreOption, app, labelled, opened
+from head2toe.cli.app import (
+    DeviceOption,
+    JsonFlag,
+    PrecisionOption,
+    SkipBadFlag,
+    StoreOption,
+    TrustFlag,
+    app,
+    labelled,
+    opened,
+)
 from head2toe.methods import NAMES as METHODS
 
 
@@ -19,6 +29,7 @@ def taps(
     target_size: Annotated[int, typer.Option(help="Length that a tap is pooled to, about.")] = 512,
     preset: Annotated[str, typer.Option("--taps", help="all, blocks, paper, or comma-separated globs.")] = "all",
     no_weights: Annotated[bool, typer.Option(help="Random weights: list any architecture offline.")] = False,
+    trust_remote_code: TrustFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """List what can be read from a network: name, layout, shape, pooled length, share of the FLOPs up to it."""
@@ -26,7 +37,7 @@ def taps(
     from head2toe.backbones import load_backbone
     from head2toe.backbones.select import flops
 
-    loaded = load_backbone(backbone, weights=not no_weights, taps=preset)
+    loaded = load_backbone(backbone, weights=not no_weights, taps=preset, trust_remote_code=trust_remote_code)
     rows = present.tap_rows(loaded, flops(loaded), target_size)
     if as_json:
         for row in rows:
@@ -61,6 +72,7 @@ def fit(
     store: StoreOption = None,
     device: DeviceOption = "cpu",
     precision: PrecisionOption = None,
+    trust_remote_code: TrustFlag = False,
     skip_bad: SkipBadFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -75,7 +87,14 @@ def fit(
     chosen = method_named(method, target_sizes=target_size, keep=keep, folds=folds, seed=seed, lrs=lr, steps=steps)
     journal = Journal()
     with journal.phase("load"):
-        loaded = load_backbone(backbone, device=device, precision=precision, taps=taps, max_flops=max_flops)
+        loaded = load_backbone(
+            backbone,
+            device=device,
+            precision=precision,
+            taps=taps,
+            max_flops=max_flops,
+            trust_remote_code=trust_remote_code,
+        )
         task = labelled(data, skip_bad)
     head = chosen.fit(loaded, task, store, journal=journal)
     head.save_pretrained(out)
@@ -91,6 +110,7 @@ def predict(
     head: Annotated[Path, typer.Argument(help="Folder of a head or a network.")],
     files: Annotated[list[Path], typer.Argument(help="Images.")],
     device: DeviceOption = "cpu",
+    trust_remote_code: TrustFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Label images, with probabilities: one line a file."""
@@ -98,7 +118,8 @@ def predict(
     from head2toe.apply import predict_files
     from head2toe.network import load_model
 
-    for prediction in predict_files(load_model(head, device=device), files, device=device):
+    model = load_model(head, device=device, trust_remote_code=trust_remote_code)
+    for prediction in predict_files(model, files, device=device, trust_remote_code=trust_remote_code):
         typer.echo(json.dumps(asdict(prediction)) if as_json else present.prediction_line(prediction))
 
 
@@ -110,6 +131,7 @@ def evaluate(
     ],
     store: StoreOption = None,
     device: DeviceOption = "cpu",
+    trust_remote_code: TrustFlag = False,
     skip_bad: SkipBadFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -118,7 +140,9 @@ def evaluate(
     from head2toe.apply import evaluate_on
     from head2toe.network import load_model
 
-    evaluation = evaluate_on(load_model(head, device=device), labelled(data, skip_bad), store, device=device)
+    model = load_model(head, device=device, trust_remote_code=trust_remote_code)
+    task = labelled(data, skip_bad)
+    evaluation = evaluate_on(model, task, store, device=device, trust_remote_code=trust_remote_code)
     if as_json:
         typer.echo(json.dumps(asdict(evaluation)))
     else:
@@ -134,6 +158,7 @@ def extract(
     store: StoreOption = None,
     device: DeviceOption = "cpu",
     precision: PrecisionOption = None,
+    trust_remote_code: TrustFlag = False,
     skip_bad: SkipBadFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -144,7 +169,7 @@ def extract(
     from head2toe.methods.frozen import SIZES
     from head2toe.taps import Pool
 
-    loaded = load_backbone(backbone, device=device, precision=precision, taps=taps)
+    loaded = load_backbone(backbone, device=device, precision=precision, taps=taps, trust_remote_code=trust_remote_code)
     task = labelled(data, skip_bad)
     done = run(loaded, task.splits, opened(store), [Pool(size) for size in target_size or SIZES])
     typer.echo(json.dumps(asdict(done)) if as_json else present.extraction_line(done))
