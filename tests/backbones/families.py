@@ -60,3 +60,19 @@ TORCHVISION = (
 PICTURES = ("vit", "dinov2", "swin", "convnext", "beit", "resnet", "clip", "siglip")
 TEXTS = ("bert", "roberta", "modernbert")
 SOUNDS = ("wav2vec2", "hubert", "ast", "whisper")
+
+
+def readme_table() -> str:
+    """README's table of networks: a line per family."""
+    rows = [(family, f"timm/{names[0]}", names) for family, names in TIMM.items()]
+    rows.append(("torchvision's classifiers", f"torchvision/{TORCHVISION[0]}", TORCHVISION))
+    rows += [
+        (f"transformers: {what}", f"hf/{example}", names)
+        for what, example, names in (
+            ("pictures", "google/vit-base-patch16-224", PICTURES),
+            ("text", "sentence-transformers/all-MiniLM-L6-v2", TEXTS),
+            ("sound", "facebook/wav2vec2-base", SOUNDS),
+        )
+    ]
+    lines = [f"| {family} | `{id}` | {', '.join(names)} |" for family, id, names in rows]
+    return "\n".join(["| family | for example | tested with |", "|---|---|---|", *lines])

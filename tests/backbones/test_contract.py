@@ -21,7 +21,7 @@ from head2toe.backbones.core import Backbone
 from head2toe.backbones.probe import first_tensor
 from head2toe.taps import Pool, Tap
 
-from .families import TIMM, TORCHVISION
+from .families import TIMM, TORCHVISION, readme_table
 
 DEFAULT = (
     "resnet18", "densenet121", "mobilenetv3_small_050", "convnext_atto_rms", "vit_tiny_patch16_224",
@@ -107,6 +107,13 @@ def test_every_model_file_of_timm_has_an_architecture_here():
     assert [name for name in NAMES if not timm.is_model(name)] == []
     tested = {file for file in list_modules() for name in NAMES if is_model_in_modules(name, [file])}
     assert set(list_modules()) - tested == set()
+
+
+def test_the_readme_lists_what_is_tested_here():
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    shown = readme.partition("<!-- networks -->\n")[2].partition("\n<!-- /networks -->")[0]
+    assert shown == readme_table()
+    assert f"each of timm's {len(list_modules())} model files" in readme
 
 
 def inputs(backbone: Backbone):
