@@ -45,11 +45,17 @@ class Evaluation:
 
 
 def predict_files(
-    head: Head | Network, files: Sequence[Path], *, device: str = "cpu", backbone: Backbone | None = None
+    head: Head | Network,
+    files: Sequence[Path],
+    *,
+    device: str = "cpu",
+    backbone: Backbone | None = None,
+    trust_remote_code: bool = False,
 ) -> Iterator[Prediction]:
     """Label files in their order, batch by batch; every file is read and decoded before a head's network is loaded.
 
-    `device` and `backbone` are for a head; a network is where it was loaded. DataError names the unreadable.
+    `device`, `backbone` and `trust_remote_code` are for a head; a network is where it was loaded. DataError names the
+    unreadable.
     """
     from head2toe.data import damage_report, find_damaged
     from head2toe.data.sources import Files
@@ -62,7 +68,7 @@ def predict_files(
     if damaged:
         raise damage_report("predict", damaged, len(files))
     if isinstance(head, Head):
-        network = backbone or head.load_backbone(device)
+        network = backbone or head.load_backbone(device, trust_remote_code=trust_remote_code)
         check_fits(head, network.fingerprint, network.id)
         probabilities = partial(head.predict_proba, backbone=network)
     else:
@@ -81,6 +87,7 @@ def evaluate_on(
     *,
     device: str = "cpu",
     backbone: Backbone | None = None,
+    trust_remote_code: bool = False,
 ) -> Evaluation:
     """Accuracy on the task's test split, or on all rows where there is none.
 
@@ -94,7 +101,7 @@ def evaluate_on(
     number = np.array([head.classes.index(name) for name in task.classes])
     if isinstance(head, Network):
         return evaluation(name, head.logits_of(split.source), number[split.labels], head.classes)
-    network = backbone or head.load_backbone(device)
+    network = backbone or head.load_backbone(device, trust_remote_code=trust_remote_code)
     check_fits(head, network.fingerprint, network.id)
     logits = stored_logits(head, split, network, store)
     return evaluation(name, logits, number[split.labels], head.classes)

@@ -133,13 +133,16 @@ class Head:
         """Class names of n inputs, as `predict_proba` takes them."""
         return [self.classes[i] for i in self.predict_proba(inputs, backbone).argmax(axis=1)]
 
-    def load_backbone(self, device: str = "cpu") -> Backbone:
+    def load_backbone(self, device: str = "cpu", *, trust_remote_code: bool = False) -> Backbone:
         """The backbone that the head was fitted on, from its id."""
         from head2toe.backbones import load_backbone
 
         resize = "crop" if self.preprocessing.get("resize") == "crop" else "squash"
         size = image_size(self.preprocessing)
-        return load_backbone(self.backbone, precision=self.precision, device=device, resize=resize, image_size=size)
+        return load_backbone(
+            self.backbone, precision=self.precision, device=device, resize=resize, image_size=size,
+            trust_remote_code=trust_remote_code,
+        )  # fmt: skip
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write `head.safetensors`, `config.json` and the model card `README.md`; the folder appears whole."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
@@ -176,18 +176,23 @@ class Network:
         return load_network(folder)
 
 
-def load_network(folder: str | Path, *, device: str = "cpu", backbone: Backbone | None = None) -> Network:
+def load_network(
+    folder: str | Path, *, device: str = "cpu", backbone: Backbone | None = None, trust_remote_code: bool = False
+) -> Network:
     """Read a network; runs no code from the folder. HeadError for a missing, damaged or newer file.
 
     The architecture is rebuilt from the backbone's id; a module of your own is given as `backbone` (and not changed).
     """
-    return read_folder(folder, "network", partial(_from_config, device=device, backbone=backbone))
+    rebuilt = partial(_rebuilt, device=device, trust_remote_code=trust_remote_code)
+    return read_folder(folder, "network", partial(_from_config, backbone=backbone, rebuilt=rebuilt))
 
 
-def load_model(folder: str | Path, *, device: str = "cpu") -> Head | Network:
+def load_model(folder: str | Path, *, device: str = "cpu", trust_remote_code: bool = False) -> Head | Network:
     """The head or the network that a folder holds; a head's backbone is loaded when it is first needed."""
     kind = read_config(Path(folder)).get("kind", "head")
-    return load_network(folder, device=device) if kind == "network" else load_head(folder)
+    if kind == "network":
+        return load_network(folder, device=device, trust_remote_code=trust_remote_code)
+    return load_head(folder)
 
 
 def model_card(network: Network) -> str:
@@ -231,11 +236,13 @@ def _config(network: Network) -> dict[str, object]:
     }
 
 
-def _from_config(config: dict, tensors: dict[str, np.ndarray], *, device: str, backbone: Backbone | None) -> Network:
+def _from_config(
+    config: dict, tensors: dict[str, np.ndarray], *, backbone: Backbone | None, rebuilt: Callable[[dict], Backbone]
+) -> Network:
     kept = kept_of(config["kept"], tensors)
     b = tensors["classifier.bias"]
     W = np.zeros((sum(len(one.columns) for one in kept), len(b)), np.float32)
-    model = Tapped(backbone or _rebuilt(config, device), kept, config["scaling"], W, b)
+    model = Tapped(backbone or rebuilt(config), kept, config["scaling"], W, b)
     columns = columns_of(kept)
     model.load_tensors({name: array for name, array in tensors.items() if name not in columns})
     return Network(
@@ -243,7 +250,7 @@ def _from_config(config: dict, tensors: dict[str, np.ndarray], *, device: str, b
     )
 
 
-def _rebuilt(config: dict, device: str) -> Backbone:
+def _rebuilt(config: dict, *, device: str, trust_remote_code: bool) -> Backbone:
     """The backbone's architecture and preprocessing; with its weights only where the preprocessing comes with them."""
     name, wanted = config["backbone"], config["preprocessing"]
     if name.startswith("module:"):
@@ -254,7 +261,7 @@ def _rebuilt(config: dict, device: str) -> Backbone:
     for weights in (False, True):
         found = load_backbone(
             name, precision=config["precision"], device=device, weights=weights, resize=resize,
-            image_size=image_size(wanted),
+            image_size=image_size(wanted), trust_remote_code=trust_remote_code,
         )  # fmt: skip
         if json.loads(json.dumps(described(found.preprocess))) == wanted:
             return found

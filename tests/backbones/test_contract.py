@@ -1,15 +1,19 @@
 """What every pretrained network must keep, whatever its family: one class, run over all architectures.
 
-One small architecture per timm module, random weights, small pictures. By default a dozen that differ most in how
-they are built; `pytest -m slow` runs the rest.
+At least one small architecture per model file of timm and per family of torchvision, random weights, small pictures.
+By default a dozen that differ most in how they are built; `pytest -m slow` runs the rest.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
+from timm.models import is_model_in_modules, list_modules
 from torch import Tensor, nn
 
 from head2toe.backbones import load_backbone
@@ -17,34 +21,43 @@ from head2toe.backbones.core import Backbone
 from head2toe.backbones.probe import first_tensor
 from head2toe.taps import Pool, Tap
 
+from .families import TIMM, TORCHVISION, readme_table
+
 DEFAULT = (
     "resnet18", "densenet121", "mobilenetv3_small_050", "convnext_atto_rms", "vit_tiny_patch16_224",
     "deit_tiny_distilled_patch16_224", "cait_xxs24_224", "swin_tiny_patch4_window7_224", "xcit_nano_12_p8_224",
     "mixer_s16_224", "vit_tiny_patch16_dinov3_qkvb", "coat_tiny",
 )  # fmt: skip
-# networks whose layout needs more than 128 pixels: fixed windows, or a size that the architecture is built for
-LARGER = {
+NAMES = [name for names in TIMM.values() for name in names]
+SLOW = [name for name in NAMES if name not in DEFAULT] + [f"torchvision/{name}" for name in TORCHVISION]
+# networks whose layout needs other than 128 pixels: fixed windows, patches of 14, or a size that they are built for
+SIZES = {
     "coat_tiny": 224, "nest_tiny": 224, "crossvit_tiny_240": 240, "swin_tiny_patch4_window7_224": 224,
     "gcvit_xxtiny": 224, "sam2_hiera_tiny": 256, "hiera_tiny_224": 224, "mvitv2_tiny": 224, "pit_ti_224": 224,
-    "efficientformer_l1": 224, "halonet_h1": 256,
+    "efficientformer_l1": 224, "halonet_h1": 256, "vit_small_patch14_dinov2": 112, "eva02_tiny_patch14_224": 112,
+    "deepseek_vit_412m": 112, "torchvision/maxvit_t": 224, "torchvision/vit_b_16": 224,
 }  # fmt: skip
-SLOW = (
-    "beit_base_patch16_224", "halonet_h1", "mobileone_s1", "convit_tiny", "convmixer_768_32", "cpubone_nano",
-    "crossvit_tiny_240", "csatv2", "cs3darknet_focus_s", "cspnext_tiny", "davit_tiny", "dla34", "dpn48b",
-    "edgenext_xx_small", "efficientformer_l1", "efficientformerv2_s0", "tinynet_d", "efficientvim_m1",
-    "efficientvit_b0", "efficientvit_m0", "fasternet_t0", "fastvit_s12", "focalnet_tiny_srf", "gcvit_xxtiny",
-    "ghostnet_050", "hardcorenas_b", "hgnetv2_b0", "hiera_tiny_224", "sam2_hiera_tiny", "hrnet_w18_small",
-    "iformer_t", "inception_next_atto", "inception_resnet_v2", "inception_v3", "inception_v4", "lcnetv2_small",
-    "levit_384_s8", "lowformer_b0", "mambaout_femto", "maxvit_pico_rw_256", "caformer_s18", "gmlp_ti16_224",
-    "mobilevit_xxs", "mvitv2_tiny", "nest_tiny", "nextvit_small", "nf_regnet_b0", "pit_ti_224", "pvt_v2_b0",
-    "qwen3_vit_88m", "rdnet_tiny", "regnetx_004_tv", "repghostnet_050", "repvit_m1", "res2next50", "resnest14d",
-    "resnetv2_18", "rexnet_100", "selecsls42", "legacy_seresnet18", "sequencer2d_s", "shvit_s1", "skresnet18",
-    "starnet_s1", "swiftformer_xs", "swinv2_tiny_window8_256", "swinv2_cr_tiny_224", "tiny_vit_5m_224",
-    "tnt_s_legacy_patch16_224", "tresnet_m", "twins_svt_small", "vgg11", "visformer_tiny", "vit_tiny_r_s16_p8_224",
-    "vit_srelpos_small_patch16_224", "vitamin_small_224", "volo_d1_224", "ese_vovnet19b_slim_dw", "legacy_xception",
-    "xception41p", "vgg11_bn", "resmlp_12_224", "poolformer_s12", "coatnet_nano_rw_224", "resnext26ts",
-)  # fmt: skip
-PREFIX = {"vit_tiny_patch16_224": 1, "deit_tiny_distilled_patch16_224": 2, "vit_tiny_patch16_dinov3_qkvb": 5}
+# architectures of 22 to 412 million parameters, built small
+TRANSFORMER = {"depth": 2, "embed_dim": 64, "num_heads": 4}
+SMALLER: dict[str, dict[str, object]] = {
+    "nasnetalarge": {"stem_size": 16, "num_features": 192},
+    "mobilenetv5_base": {"channel_multiplier": 0.125},
+    "naflexvit_base_patch16_gap": TRANSFORMER,
+    "vit_base_patch16_clip_224": TRANSFORMER | {"img_size": 128},
+    "vit_base_patch16_siglip_224": TRANSFORMER | {"img_size": 128},
+    "vit_small_patch14_dinov2": TRANSFORMER | {"img_size": 112},
+    "deepseek_vit_412m": TRANSFORMER | {"img_size": 112, "num_classes": 5},
+    "gemma4_vit_167m": TRANSFORMER | {"img_size": 128, "head_dim": 16, "intermediate_size": 128},
+    "samvit_base_patch16": TRANSFORMER | {
+        "img_size": 128, "window_size": 4, "global_attn_indexes": [1], "neck_chans": 32,
+    },
+}  # fmt: skip
+# class and register tokens beside the 8 x 8 patches of a picture
+PREFIX = {
+    "vit_tiny_patch16_224": 1, "deit_tiny_distilled_patch16_224": 2, "vit_tiny_patch16_dinov3_qkvb": 5,
+    "naflexvit_base_patch16_gap": 4, "vit_base_patch16_clip_224": 1, "vit_base_patch16_siglip_224": 0,
+    "vit_small_patch14_dinov2": 1, "eva02_tiny_patch14_224": 1, "gemma4_vit_167m": 0, "beit_base_patch16_224": 1,
+}  # fmt: skip
 BATCH = 3
 
 
@@ -52,25 +65,55 @@ BATCH = 3
 class Passes:
     """What one architecture gave: all taps in one pass, and its own plain output."""
 
+    name: str
     backbone: Backbone
     outputs: dict[str, Tensor]
     plain: Tensor
 
 
 @pytest.fixture(scope="class", params=[*DEFAULT, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
-def passes(request) -> Iterator[Passes]:
+def passes(request, tmp_path_factory) -> Iterator[Passes]:
     name = request.param
     torch.manual_seed(0)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the networks are small, and the suite may run in several processes
-    backbone = load_backbone(f"timm/{name}", weights=False, precision="float32", image_size=LARGER.get(name, 128))
+    backbone = load(name, tmp_path_factory.mktemp("card"))
     batch = inputs(backbone)
     outputs = backbone.forward(batch, [tap.name for tap in backbone.taps], lambda tap, output, mask: output.clone())
     with torch.inference_mode():
         plain = first_tensor(backbone.networks[0].module(*batch[0].args))
     assert plain is not None
-    yield Passes(backbone, outputs, plain)
+    yield Passes(name, backbone, outputs, plain)
     torch.set_num_threads(threads)
+
+
+def load(name: str, folder: Path) -> Backbone:
+    """By name, or, where it is to be built smaller, by a card without weights."""
+    size = SIZES.get(name, 128)
+    if name not in SMALLER:
+        id = name if "/" in name else f"timm/{name}"
+        return load_backbone(id, weights=False, precision="float32", image_size=size)
+    card = {
+        "architecture": name, "model_args": SMALLER[name], "mean": [0.5] * 3, "std": [0.5] * 3,
+        "input_size": [3, size, size], "interpolation": "bicubic",
+    }  # fmt: skip
+    (folder / "net.json").write_text(json.dumps(card))
+    return load_backbone(f"file:{folder / 'net.safetensors'}", weights=False, precision="float32")
+
+
+def test_every_model_file_of_timm_has_an_architecture_here():
+    assert len(set(NAMES)) == len(NAMES) >= 60
+    assert set(DEFAULT) < set(NAMES)
+    assert [name for name in NAMES if not timm.is_model(name)] == []
+    tested = {file for file in list_modules() for name in NAMES if is_model_in_modules(name, [file])}
+    assert set(list_modules()) - tested == set()
+
+
+def test_the_readme_lists_what_is_tested_here():
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    shown = readme.partition("<!-- networks -->\n")[2].partition("\n<!-- /networks -->")[0]
+    assert shown == readme_table()
+    assert f"each of timm's {len(list_modules())} model files" in readme
 
 
 def inputs(backbone: Backbone):
@@ -105,16 +148,14 @@ class TestEveryArchitecture:
         assert len(lengths) <= 12
 
     def test_prefix_tokens_are_told(self, passes):
-        name = passes.backbone.id.removeprefix("timm/")
         known = getattr(passes.backbone.networks[0].module, "num_prefix_tokens", 0)
         assert all(tap.prefix_tokens in (0, known) for tap in passes.backbone.taps) or not known
-        if name in PREFIX:
+        if passes.name in PREFIX:
             tokens = [tap for tap in passes.backbone.taps if tap.layout == "NLC"]
-            patches = (128 // 16) ** 2
-            assert all(tap.prefix_tokens == tap.shape[0] - patches for tap in tokens)
+            assert all(tap.prefix_tokens == tap.shape[0] - 8 * 8 for tap in tokens)
             # the patch embedding comes before the class token is put in front
-            later = [tap for tap in tokens if not tap.name.startswith("patch_embed")]
-            assert {tap.prefix_tokens for tap in later} == {PREFIX[name]}
+            later = [tap for tap in tokens if "patch_embed" not in tap.name]
+            assert {tap.prefix_tokens for tap in later} == {PREFIX[passes.name]}
             assert len(later) >= len(tokens) - 1
 
     def test_one_pass_equals_a_plain_forward(self, passes):

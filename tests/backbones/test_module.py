@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from head2toe.backbones import load_backbone
 from head2toe.backbones.core import Backbone
@@ -77,6 +78,38 @@ def test_names_are_the_parts_that_made_the_tensors():
     ]  # fmt: skip
     assert (backbone.prelogits, backbone.logits) == ("fc:input", "fc")
     assert backbone.tap("blocks.0").shape == (8, 16, 16)
+
+
+def test_the_last_block_is_named_like_the_others():
+    class Sum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.bn = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.bn(self.conv(x))
+
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.ModuleList(Sum() for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in self.layer:
+                x = layer(x)
+            return x
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.encoder = ConvNormRelu(), Encoder()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.encoder(self.stem(x)).mean((2, 3))
+
+    backbone = load(Model(), taps="encoder.layer.?")
+    assert [tap.name for tap in backbone.taps] == [f"encoder.layer.{k}" for k in range(3)]
+    assert torch.equal(*read(backbone, ["encoder", "encoder.layer.2"]).values())
 
 
 def test_values_are_those_at_the_time_of_the_call():
@@ -156,19 +189,118 @@ def test_two_networks_side_by_side():
 
 def test_a_module_that_takes_more_than_one_input_runs_through_an_adapter():
     class Two(Small):
-        def forward(self, x: Tensor, scale: Tensor) -> Tensor:
-            return super().forward(x) * scale
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return super().forward(x) - super().forward(y)
 
     torch.manual_seed(0)
-    backbone = load(Two(), run=lambda module, batch: module(*batch.args, torch.tensor(2.0)))
-    plain = load(small())
-    assert torch.equal(read(backbone, ["blocks.1"])["blocks.1"], read(plain, ["blocks.1"])["blocks.1"])
+    backbone = load_backbone(
+        Two(),
+        preprocess=with_mirror_image,
+        run=lambda module, batch: module(*batch.args[0].unbind(1)),
+        precision="float32",
+    )
+    assert backbone.tap("stem#2").shape == backbone.tap("stem").shape == (8, 16, 16)
+    rows = [with_mirror_image(row) for row in np.random.default_rng(1).integers(0, 256, (3, 16, 16, 3), np.uint8)]
+    got = backbone.forward(backbone.collate(rows), ["stem", "stem#2"], lambda tap, output, mask: output)
+    plain = small().eval()
+    with torch.inference_mode():
+        for name, side in zip(got, np.stack(rows).swapaxes(0, 1), strict=True):
+            torch.testing.assert_close(got[name], plain.stem(torch.from_numpy(side)))
     with pytest.raises(BackboneError, match="probing pass"):
         load(Two())
 
 
+def with_mirror_image(encoded: bytes | np.ndarray | str) -> np.ndarray:
+    """Pixels (2, 3, 16, 16): the upper left corner, and its mirror image."""
+    assert isinstance(encoded, np.ndarray)
+    pixels = encoded[:16, :16].transpose(2, 0, 1).astype(np.float32) / 255
+    return np.stack([pixels, pixels[..., ::-1]])
+
+
 def test_a_compiled_module_is_read_through_its_eager_one():
-    assert load(torch.compile(small())).fingerprint == load(small()).fingerprint
+    inside = small()
+    inside.blocks[1] = torch.compile(inside.blocks[1])
+    inside.stem.compile()
+    for compiled in (torch.compile(small()), inside):
+        backbone = load(compiled)
+        assert backbone.taps == load(small()).taps
+        assert backbone.fingerprint == load(small()).fingerprint
+    assert isinstance(inside.blocks[1], torch._dynamo.OptimizedModule)
+
+
+class Checkpointed(nn.Module):
+    """Two blocks whose outputs are computed again when they are differentiated; not so where `reentrant` is None."""
+
+    def __init__(self, reentrant: bool | None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.reentrant = reentrant
+        self.stem = ConvNormRelu()
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.GELU(), nn.Conv2d(8, 8, 3)) for _ in range(2)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x) if self.reentrant is None else checkpoint(block, x, use_reentrant=self.reentrant)
+        return x.mean((2, 3))
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_checkpointed_module_is_read_like_a_plain_one(reentrant):
+    backbone, plain = load(Checkpointed(reentrant)), load(Checkpointed(None))
+    assert backbone.taps == plain.taps
+    for name, output in read(plain, [tap.name for tap in plain.taps]).items():
+        assert torch.equal(read(backbone, [name])[name], output), name
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+def test_a_checkpointed_module_is_trained_like_a_plain_one_or_refused():
+    taps = ["stem", "blocks.1.2"]
+    plain = gradients(load(Checkpointed(None)), taps)
+    again = gradients(load(Checkpointed(False)), taps)
+    assert set(again) == set(plain)
+    for name, gradient in again.items():
+        torch.testing.assert_close(gradient, plain[name])
+    with pytest.raises(BackboneError, match=r"'blocks\.1\.2' is computed without gradients.*use_reentrant=False"):
+        gradients(load(Checkpointed(True)), taps)
+
+
+def gradients(backbone: Backbone, taps: list[str]) -> dict[str, Tensor]:
+    """Of the sum of the squared outputs, by parameter that has one."""
+    module = backbone.networks[0].module.requires_grad_(True)
+    outputs = backbone.forward(
+        batch_of(backbone), taps, lambda tap, output, mask: output.clone().square().sum(), gradients=True
+    )
+    torch.stack(list(outputs.values())).sum().backward()
+    found = {name: parameter.grad for name, parameter in module.named_parameters() if parameter.grad is not None}
+    assert {"stem.conv.weight", "blocks.0.3.weight", "blocks.1.0.weight"} <= set(found)
+    return found
+
+
+@pytest.mark.parametrize("activation", ["gelu", "relu"])
+def test_fused_encoder_layers_are_read_part_by_part(activation):
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patches = nn.Conv2d(3, 16, 4, 4)
+            layer = nn.TransformerEncoderLayer(16, 2, 32, activation=activation, batch_first=True, norm_first=True)
+            self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.encoder(self.patches(x).flatten(2).mT)
+
+    torch.manual_seed(0)
+    module = Encoder().eval()
+    backbone = load(module)
+    parts = [f"encoder.layers.{k}.{part}" for k in (0, 1) for part in ("norm1", "self_attn", "norm2")]
+    assert set(parts) <= {tap.name for tap in backbone.taps}
+    with torch.inference_mode():
+        fused = module(batch_of(backbone)[0].args[0])
+    for names in ([tap.name for tap in backbone.taps], ["encoder.layers.1"]):
+        torch.testing.assert_close(read(backbone, names)["encoder.layers.1"], fused, rtol=1e-5, atol=1e-5)
 
 
 def test_what_cannot_be_tapped_is_refused_with_a_reason():
@@ -176,6 +308,8 @@ def test_what_cannot_be_tapped_is_refused_with_a_reason():
         load_backbone(small())
     with pytest.raises(BackboneError, match="no output that can be tapped"):
         load(nn.Flatten(0))
+    with pytest.raises(BackboneError, match="lazy modules have no weights yet"):
+        load(nn.Sequential(nn.LazyConv2d(8, 3), nn.ReLU()))
     with pytest.raises(BackboneError, match=r"near names: .*blocks\.0\.relu"):
         read(load(small()), ["blocks.0.rel"])
 

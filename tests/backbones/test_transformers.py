@@ -1,5 +1,6 @@
 """Encoders of pictures, text and sound from local folders: small configurations, random weights, real processors."""
 
+import json
 import wave
 from io import BytesIO
 from pathlib import Path
@@ -7,11 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from head2toe.backbones import load_backbone
 from head2toe.backbones.core import Backbone
+from head2toe.cli import app
 from head2toe.errors import BackboneError, DataError
 from head2toe.taps import Pool
+
+from .families import PICTURES, SOUNDS, TEXTS
 
 transformers = pytest.importorskip("transformers")
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
@@ -95,7 +100,7 @@ def pooled(backbone: Backbone, inputs: list) -> dict[str, torch.Tensor]:
     return backbone.forward(batch, [tap.name for tap in backbone.taps], lambda tap, out, mask: pool(out, tap, mask))
 
 
-@pytest.mark.parametrize("name", ["vit", "dinov2", "swin", "convnext", "beit", "resnet", "clip", "siglip"])
+@pytest.mark.parametrize("name", PICTURES)
 def test_pictures(folder, name):
     backbone = load(folder, name)
     images = list(np.random.default_rng(0).integers(0, 256, (3, 40, 50, 3), np.uint8))
@@ -112,7 +117,7 @@ def test_pictures(folder, name):
         torch.testing.assert_close(block, features[tap][:1], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["bert", "roberta", "modernbert"])
+@pytest.mark.parametrize("name", TEXTS)
 def test_padding_does_not_reach_the_features_of_text(folder, name):
     backbone = load(folder, name)
     short, long = "a small cat", "the cat sat on a small mat a cat sat on the mat"
@@ -129,7 +134,7 @@ def test_text_longer_than_the_network_is_cut(folder):
     assert backbone.preprocess("cat " * 50).shape == (16,)
 
 
-@pytest.mark.parametrize("name", ["wav2vec2", "hubert", "ast", "whisper"])
+@pytest.mark.parametrize("name", SOUNDS)
 def test_sound(folder, name):
     backbone = load(folder, name)
     noise = np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32)
@@ -162,3 +167,35 @@ def wav(samples: np.ndarray, rate: int) -> bytes:
 def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(BackboneError, match="no configuration"):
         load_backbone(f"hf/{tmp_path}")
+
+
+def test_code_that_a_model_brings_runs_only_where_asked_for(tmp_path, capsys):
+    (tmp_path / "own.py").write_text(
+        """
+from transformers import ViTConfig, ViTModel
+
+print("its code ran")
+
+
+class OwnConfig(ViTConfig):
+    model_type = "own"
+
+
+class OwnModel(ViTModel):
+    config_class = OwnConfig
+"""
+    )
+    config = transformers.ViTConfig(**SMALL, image_size=32, patch_size=8).to_dict()
+    own = {"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig", "AutoModel": "own.OwnModel"}}
+    (tmp_path / "config.json").write_text(json.dumps(config | own))
+    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    with pytest.raises(BackboneError, match=r"brings code of its own.*--trust-remote-code"):
+        load_backbone(f"hf/{tmp_path}", weights=False)
+    run = CliRunner().invoke(app, ["taps", f"hf/{tmp_path}", "--no-weights", "--json"])
+    assert isinstance(run.exception, BackboneError)
+    assert "ran" not in capsys.readouterr().out
+    backbone = load_backbone(f"hf/{tmp_path}", weights=False, trust_remote_code=True)
+    assert backbone.tap(backbone.prelogits).channels == 32
+    run = CliRunner().invoke(app, ["taps", f"hf/{tmp_path}", "--no-weights", "--json", "--trust-remote-code"])
+    assert run.exit_code == 0
+    assert len([line for line in run.stdout.splitlines() if line.startswith("{")]) == len(backbone.taps)

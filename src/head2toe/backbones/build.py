@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -18,6 +20,7 @@ from head2toe.backbones.probe import BATCH, find_sites
 from head2toe.errors import BackboneError
 
 TAP_FORMAT = 1  # raise it when a tap's name, shape or values change for the same network
+_ONLY_WEIGHTS = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,20 @@ class SideBySide:
 
     def __call__(self, encoded: bytes | np.ndarray | str, /) -> np.ndarray:
         return pack([part(encoded) for part in self.parts])
+
+
+@contextmanager
+def only_weights() -> Iterator[None]:
+    """Whatever library loads a checkpoint here, torch unpickles tensors alone; torchvision does not ask for that."""
+    before = os.environ.get(_ONLY_WEIGHTS)
+    os.environ[_ONLY_WEIGHTS] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_ONLY_WEIGHTS]
+        else:
+            os.environ[_ONLY_WEIGHTS] = before
 
 
 def default_precision(device: str) -> Precision:

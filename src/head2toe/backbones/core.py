@@ -193,7 +193,7 @@ def _pass(
     results: dict[str, T],
     autocast: Callable[[], torch.autocast | nullcontext[None]],
 ) -> None:
-    left = len(asked)
+    left, gradients = len(asked), torch.is_grad_enabled()
     calls: dict[tuple[str, str], int] = {}
     places: dict[tuple[str, str], list[tuple[Site, Tap]]] = {}
     for site, tap in asked:
@@ -207,6 +207,11 @@ def _pass(
                 output = first_tensor(value)
                 mask = _check(tap, output, batch)
                 assert output is not None
+                if gradients and not output.requires_grad:
+                    raise BackboneError(
+                        f"forward: tap '{tap.name}' is computed without gradients, so that nothing before it can be "
+                        "trained; checkpoint with use_reentrant=False, or keep the network frozen (--method head2toe)"
+                    )
                 results[tap.name] = reduce(tap, output, mask)
                 left -= 1
         if left == 0:

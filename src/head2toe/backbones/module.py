@@ -34,7 +34,8 @@ def load_module(module: nn.Module, preprocess: Preprocess | None, run: Run | Non
     """A frozen copy of `module`; later changes of the caller's weights do not reach it.
 
     `preprocess` is an `ImagePreprocess`, a `Transformed(transform)`, or anything picklable that turns an encoded image
-    into an array of one shape. BackboneError for scripted modules, whose inner outputs no hook sees.
+    into an array of one shape. Compiled parts run eagerly. BackboneError for scripted modules, whose inner outputs no
+    hook sees, and for lazy ones, which have no weights yet.
     """
     kind = type(module)
     if preprocess is None:
@@ -42,19 +43,29 @@ def load_module(module: nn.Module, preprocess: Preprocess | None, run: Run | Non
             f"{kind.__name__}: a module of your own needs its preprocessing: load_backbone(module, preprocess="
             "ImagePreprocess(size, mean, std)) or preprocess=Transformed(your_transform)"
         )
-    module = getattr(module, "_orig_mod", module)  # torch.compile keeps the module that hooks can see
+    module = _eager(module)
     if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
         raise BackboneError(f"{kind.__name__}: scripted modules hide their inner outputs; give the eager module")
+    if any(nn.parameter.is_lazy(parameter) for parameter in module.parameters()):
+        raise BackboneError(f"{kind.__name__}: lazy modules have no weights yet; run it once on a batch of yours first")
     try:
         frozen = copy.deepcopy(module)
     except (RuntimeError, TypeError) as error:
         raise BackboneError(f"{kind.__name__}: the module cannot be copied ({error}); freeze it first") from error
+    for part in frozen.modules():
+        for name, child in part._modules.items():
+            part._modules[name] = None if child is None else _eager(child)
     name = f"module:{type(module).__name__}"
     if isinstance(preprocess, ImagePreprocess):
         return build(name, _architecture(frozen), frozen, preprocess, PixelFeed(preprocess), options,
                      run=run or call_module)  # fmt: skip
     example = preprocess(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
     return build(name, _architecture(frozen), frozen, preprocess, ArrayFeed(example), options, run=run or call_module)
+
+
+def _eager(module: nn.Module) -> nn.Module:
+    """What torch.compile wrapped: the module that hooks can see."""
+    return getattr(module, "_orig_mod", module)
 
 
 def _architecture(module: nn.Module) -> str:

@@ -10,7 +10,8 @@ Rules, in the words of the roles below:
 - attention, mlp, block: outputs of these; stem: patch embeddings, and what enters the first block;
 - prelogits, logits: what enters and what leaves the classifier, or the network's output where there is none.
 
-A tensor is named after the part that made it, climbed to just beneath its block (`bn1`, not `bn1.act`); the names of
+A tensor is named after the part that made it, climbed to just beneath its block (`bn1`, not `bn1.act`), a block after
+itself (`encoder.layer.11`, not the `encoder` that it ends); the names of
 other modules that return the very same tensor are its aliases. Outputs whose first axis is not the batch (windows
 folded into it), whose token axis no normalisation has seen (transposed token mixers), oblong maps of a
 square picture (windows beside tokens), or with other than 2 to 4 axes are no taps.
@@ -291,7 +292,7 @@ def _namer(makers: list[_Call], roles: set[Role]) -> _Call:
     if roles <= {"prelogits", "logits"}:
         makers = [call for call in makers if len(call.shape) == 2] or makers
     call = next((call for call in makers if not call.windows), makers[0])
-    for outer in call.above[:-1]:  # climb to just beneath the block
+    for outer in () if call.kind.block else call.above[:-1]:  # climb to just beneath the block
         if outer.made != call.made or outer.kind.block or outer.kind.container:
             break
         call = outer
@@ -356,12 +357,15 @@ def _token_lengths(trace: _Trace, sequence: int | None) -> set[int]:
 
 
 def _map_areas(trace: _Trace) -> set[int]:
-    """Height times width of every map that a layer of known layout returned."""
+    """Height times width of every map that a layer of known layout returned; patches that a linear layer embeds."""
     areas = set[int]()
     for call in trace.calls:
         if len(call.shape) == 4 and call.shape[0] == BATCH and call.own_axis is not None:
             height, width = call.shape[2:] if call.own_axis == 1 else call.shape[1:3]
             areas.add(height * width)
+    first = next((call for call in trace.calls if call.kind.dense and call.shape[:1] == (BATCH,)), None)
+    if first is not None and len(first.shape) == 3 and first.own_axis == -1:
+        areas.add(first.shape[1])
     return areas
 
 

@@ -7,18 +7,20 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from head2toe.backbones.build import Options, build
+from head2toe.backbones.build import Options, build, only_weights
 from head2toe.backbones.core import Backbone
 from head2toe.backbones.feeds import PixelFeed
 from head2toe.errors import BackboneError
 from head2toe.images import ImagePreprocess, Interpolation
 
 LITE0 = "efficientnet_lite0"
+_PICKLED = (".pth", ".pt", ".bin")
 
 
 def load_lite0(options: Options) -> Backbone:
@@ -41,7 +43,8 @@ def load_timm(name: str, options: Options) -> Backbone:
         near = difflib.get_close_matches(architecture, timm.list_models(), 3)
         raise BackboneError(f"timm/{name}: timm has no such architecture; near names: {', '.join(near) or 'none'}")
     try:
-        module = _create(name, options)
+        with only_weights():
+            module = _create(name, options)
     except Exception as error:  # hub, network, cache and file errors have no common base class
         raise BackboneError(_no_weights(f"timm/{name}", error)) from error
     return _wrap(f"timm/{name}", f"timm:{architecture}", module, _pixels(module, options), options)
@@ -59,14 +62,15 @@ def _create(name: str, options: Options) -> nn.Module:
 
 
 def load_file(path: str, options: Options) -> Backbone:
-    """`file:PATH.safetensors` beside PATH.json: architecture, model_args, mean, std, input_size, interpolation."""
+    """`file:PATH` beside PATH.json: architecture, model_args, mean, std, input_size, interpolation.
+
+    A state dict in safetensors, or in .pth, .pt and .bin as far as these hold nothing but tensors.
+    """
     import timm
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file as read
 
     weights, card_path = Path(path), Path(path).with_suffix(".json")
-    if weights.suffix != ".safetensors":
-        raise BackboneError(f"file:{path}: expected a .safetensors file; pickled weights are not read")
+    if weights.suffix not in (*_PICKLED, ".safetensors"):
+        raise BackboneError(f"file:{path}: expected weights in .safetensors, {', '.join(_PICKLED)}")
     for needed in (weights, card_path) if options.weights else (card_path,):
         if not needed.is_file():
             raise BackboneError(f"file:{path}: '{needed}' is missing; a JSON card stands beside the weights")
@@ -80,14 +84,24 @@ def load_file(path: str, options: Options) -> Backbone:
     if not timm.is_model(architecture):
         raise BackboneError(f"file:{path}: timm has no architecture '{architecture}'")
     module = timm.create_model(architecture, pretrained=False, **arguments)
-    try:
-        state = read(weights) if options.weights else {}
-        module.load_state_dict({name: tensor.float() if tensor.is_floating_point() else tensor
-                                for name, tensor in state.items()}, strict=options.weights)  # fmt: skip
-    except (SafetensorError, RuntimeError) as error:
-        raise BackboneError(f"file:{path}: the weights do not fit {architecture}: {error}") from error
+    if options.weights:
+        _fill(module, weights, architecture)
     text = f"timm:{architecture} {json.dumps(arguments, sort_keys=True)}"
     return _wrap(f"file:{path}", text, module, _resized(pixels, options, card.get("crop_pct", 1.0)), options)
+
+
+def _fill(module: nn.Module, weights: Path, architecture: str) -> None:
+    """Give `module` the weights in a file, in float32; runs nothing that the file holds."""
+    from safetensors import SafetensorError
+    from timm.models import load_state_dict
+
+    try:
+        with only_weights():
+            state = load_state_dict(str(weights), use_ema=False)
+        floats = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+        module.load_state_dict(floats)
+    except (SafetensorError, RuntimeError, UnpicklingError, AttributeError, EOFError) as error:
+        raise BackboneError(f"file:{weights}: the weights do not fit {architecture}: {error}") from error
 
 
 def _wrap(name: str, architecture: str, module: nn.Module, pixels: ImagePreprocess, options: Options) -> Backbone:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import warnings
 from dataclasses import replace
+from pickle import UnpicklingError
 from typing import cast
 
-from head2toe.backbones.build import Options, build
+from head2toe.backbones.build import Options, build, only_weights
 from head2toe.backbones.core import Backbone
 from head2toe.backbones.feeds import PixelFeed
 from head2toe.errors import BackboneError
@@ -25,11 +26,11 @@ def load_torchvision(name: str, options: Options) -> Backbone:
             f"torchvision/{name}: no such classification network; near names: {', '.join(near) or 'none'}"
         )
     weights = models.get_model_weights(name)["DEFAULT"]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), only_weights():
         warnings.simplefilter("ignore", FutureWarning)  # GoogLeNet's about its initialisation, which no one sees
         try:
             module = models.get_model(name, weights=weights if options.weights else None)
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, UnpicklingError) as error:
             raise BackboneError(
                 f"torchvision/{name}: the weights could not be had ({error}); run once online, put {weights.url} into "
                 "torch's hub folder (TORCH_HOME moves it), or list taps with random weights (--no-weights)"

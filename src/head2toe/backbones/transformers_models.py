@@ -76,6 +76,11 @@ def _config(source: str, options: Options) -> PretrainedConfig:
     try:
         return AutoConfig.from_pretrained(source, trust_remote_code=options.trust_remote_code)
     except (OSError, ValueError) as error:
+        if "trust_remote_code" in str(error):
+            raise BackboneError(
+                f"hf/{source}: this model brings code of its own, which is not run unless asked for; read it, then "
+                "pass trust_remote_code=True, or --trust-remote-code"
+            ) from error
         raise BackboneError(
             f"hf/{source}: no configuration ({str(error).splitlines()[0]}); run once online, give a local folder "
             "(hf/PATH), or list taps of an architecture offline: hf/MODEL_TYPE with --no-weights, as in hf/bert"

@@ -36,6 +36,9 @@ ImageSizeOption = Annotated[
     int | None,
     typer.Option("--image-size", help="Side of the network's input in pixels; by default that of its training."),
 ]
+TrustFlag = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run the code that a Hugging Face model brings along.")
+]
 SkipBadFlag = Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable images out instead of stopping.")]
 
 

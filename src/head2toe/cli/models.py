@@ -16,6 +16,7 @@ from head2toe.cli.app import (
     PrecisionOption,
     SkipBadFlag,
     StoreOption,
+    TrustFlag,
     app,
     labelled,
     opened,
@@ -30,6 +31,7 @@ def taps(
     preset: Annotated[str, typer.Option("--taps", help="all, blocks, paper, or comma-separated globs.")] = "all",
     no_weights: Annotated[bool, typer.Option(help="Random weights: list any architecture offline.")] = False,
     image_size: ImageSizeOption = None,
+    trust_remote_code: TrustFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """List what can be read from a network: name, layout, shape, pooled length, share of the FLOPs up to it."""
@@ -37,7 +39,9 @@ def taps(
     from head2toe.backbones import load_backbone
     from head2toe.backbones.select import flops
 
-    loaded = load_backbone(backbone, weights=not no_weights, image_size=image_size, taps=preset)
+    loaded = load_backbone(
+        backbone, weights=not no_weights, image_size=image_size, trust_remote_code=trust_remote_code, taps=preset
+    )
     rows = present.tap_rows(loaded, flops(loaded), target_size)
     if as_json:
         for row in rows:
@@ -73,6 +77,7 @@ def fit(
     store: StoreOption = None,
     device: DeviceOption = "cpu",
     precision: PrecisionOption = None,
+    trust_remote_code: TrustFlag = False,
     skip_bad: SkipBadFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -88,7 +93,13 @@ def fit(
     journal = Journal()
     with journal.phase("load"):
         loaded = load_backbone(
-            backbone, device=device, precision=precision, image_size=image_size, taps=taps, max_flops=max_flops
+            backbone,
+            device=device,
+            precision=precision,
+            image_size=image_size,
+            trust_remote_code=trust_remote_code,
+            taps=taps,
+            max_flops=max_flops,
         )
         task = labelled(data, skip_bad)
     head = chosen.fit(loaded, task, store, journal=journal)
@@ -105,6 +116,7 @@ def predict(
     head: Annotated[Path, typer.Argument(help="Folder of a head or a network.")],
     files: Annotated[list[Path], typer.Argument(help="Images.")],
     device: DeviceOption = "cpu",
+    trust_remote_code: TrustFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Label images, with probabilities: one line a file."""
@@ -112,7 +124,8 @@ def predict(
     from head2toe.apply import predict_files
     from head2toe.network import load_model
 
-    for prediction in predict_files(load_model(head, device=device), files, device=device):
+    model = load_model(head, device=device, trust_remote_code=trust_remote_code)
+    for prediction in predict_files(model, files, device=device, trust_remote_code=trust_remote_code):
         typer.echo(json.dumps(asdict(prediction)) if as_json else present.prediction_line(prediction))
 
 
@@ -124,6 +137,7 @@ def evaluate(
     ],
     store: StoreOption = None,
     device: DeviceOption = "cpu",
+    trust_remote_code: TrustFlag = False,
     skip_bad: SkipBadFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -132,7 +146,9 @@ def evaluate(
     from head2toe.apply import evaluate_on
     from head2toe.network import load_model
 
-    evaluation = evaluate_on(load_model(head, device=device), labelled(data, skip_bad), store, device=device)
+    model = load_model(head, device=device, trust_remote_code=trust_remote_code)
+    task = labelled(data, skip_bad)
+    evaluation = evaluate_on(model, task, store, device=device, trust_remote_code=trust_remote_code)
     if as_json:
         typer.echo(json.dumps(asdict(evaluation)))
     else:
@@ -149,6 +165,7 @@ def extract(
     store: StoreOption = None,
     device: DeviceOption = "cpu",
     precision: PrecisionOption = None,
+    trust_remote_code: TrustFlag = False,
     skip_bad: SkipBadFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -159,7 +176,14 @@ def extract(
     from head2toe.methods.frozen import SIZES
     from head2toe.taps import Pool
 
-    loaded = load_backbone(backbone, device=device, precision=precision, image_size=image_size, taps=taps)
+    loaded = load_backbone(
+        backbone,
+        device=device,
+        precision=precision,
+        image_size=image_size,
+        trust_remote_code=trust_remote_code,
+        taps=taps,
+    )
     task = labelled(data, skip_bad)
     done = run(loaded, task.splits, opened(store), [Pool(size) for size in target_size or SIZES])
     typer.echo(json.dumps(asdict(done)) if as_json else present.extraction_line(done))
