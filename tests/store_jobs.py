@@ -14,9 +14,9 @@ from head2toe.taps import Pool, Tap
 STEM, BLOCK, LAST = Tap("stem", (8,), "NC"), Tap("blocks.0/conv", (5,), "NC"), Tap("last", (3, 2, 2), "NCHW")
 VIEW = View("f" * 64, Pool(12), "float16", "tiny")
 
-# a server that has imported everything once; its children start in milliseconds and have no thread of Lance yet
+# a server that has imported what is slow once; its children start in milliseconds and have no thread of Lance yet
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["store_jobs", "extract_jobs", "lance.file", "lance.fragment"])
+PROCESSES.set_forkserver_preload(["torch.utils.flop_counter", "PIL.Image", "lance.file", "lance.fragment"])
 
 
 def names(start: int, stop: int) -> list[str]:
