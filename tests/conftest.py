@@ -1,5 +1,10 @@
 """Shapes and types of every public function are checked while the tests run."""
 
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
 import numpy as np
 import pytest
 from jaxtyping import install_import_hook
@@ -44,3 +49,45 @@ def corners():
     from head2toe.data import task_from_arrays
 
     return task_from_arrays(*positions(60, 0), test=positions(40, 1), name="corners")
+
+
+@dataclass(frozen=True)
+class SmallDisk:
+    """A folder that holds `size` bytes; where `mounted` is False, one whose writers run `limit` first."""
+
+    folder: Path
+    size: int
+    mounted: bool
+
+    @property
+    def limit(self) -> str:
+        """A statement after which a process can write no file of more than `size` bytes."""
+        if self.mounted:
+            return "pass"
+        return f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({self.size}, {self.size}))"
+
+    def grow(self) -> None:
+        if self.mounted:
+            subprocess.run(["mount", "-o", "remount,size=16m", str(self.folder)], check=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[SmallDisk]:
+    """A file system of 128 KiB where we may mount one, else a limit on the size of a file."""
+    folder, size = tmp_path / "small", 1 << 17
+    folder.mkdir()
+    try:
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+        mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        mounted = False
+    yield SmallDisk(folder, size, mounted)
+    if mounted:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture
+def quota(tmp_path) -> SmallDisk:
+    """The limit on the size of a file, which every machine has."""
+    (tmp_path / "quota").mkdir()
+    return SmallDisk(tmp_path / "quota", 1 << 17, mounted=False)

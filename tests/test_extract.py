@@ -169,9 +169,21 @@ def test_features_that_no_float16_can_hold_name_tap_and_input(store):
     preprocess = ImagePreprocess((SIZE, SIZE), (0.4, 0.5, 0.6), (0.2, 0.2, 0.2))
     loud = load_backbone(net, preprocess=preprocess, precision="float32")
     data = split(images(3))
-    with pytest.raises(FeatureError, match=r"(?s)logits|fc.*'train\[0\]'.*float32"):
+    with pytest.raises(FeatureError, match=r"tap 'fc' is .*'train\[0\]'.*taps that need float32: 'fc';"):
         extract(loud, [data], store, [POOL], dtype="float16", progress=False)
     assert extract(loud, [data], store, [POOL], progress=False).computed == 3
+
+
+def test_features_that_are_no_numbers_name_tap_and_input(store):
+    net = Net()
+    with torch.no_grad():
+        net.second[0].weight[2].fill_(torch.nan)
+    preprocess = ImagePreprocess((SIZE, SIZE), (0.4, 0.5, 0.6), (0.2, 0.2, 0.2))
+    broken = load_backbone(net, preprocess=preprocess, precision="float32")
+    data = split(images(3))
+    with pytest.raises(FeatureError, match=r"tap 'second.*' is nan.*'train\[0\]'.*taps with such numbers: 'second"):
+        extract(broken, [data], store, [POOL], progress=False)
+    assert store.missing(view_of(broken, POOL), data.ids, broken.taps) == list(data.ids)
 
 
 def test_an_interrupted_extraction_is_continued_to_the_same_bytes(backbone, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Flipped bytes, lost files: found, named, refused and repaired."""
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -55,14 +56,39 @@ def test_a_flipped_feature_is_named_refused_and_repaired(filled):
     repaired(filled, [ids[5]])
 
 
-def test_one_flip_in_every_data_file_is_found_and_repaired(filled):
-    rng = np.random.default_rng(0)
+def test_one_flip_anywhere_in_any_file_is_found_named_refused_and_repaired(filled, tmp_path_factory):
+    rng, rows = np.random.default_rng(0), rows_on_disk(filled)
     for name, content in data_files(filled).items():
-        flip(filled / f"{VIEW.key}.lance" / "data" / name, int(rng.integers(len(content))))
-    damages = FeatureStore(filled).verify()
-    assert {damage.file for damage in damages} <= set(data_files(filled))
-    assert len({damage.file for damage in damages}) == 2  # whose keys are lost, all is lost
-    repaired(filled, names(0, 8))
+        is_of_features = any(place[0] == name for place in rows)
+        for at in (*rng.integers(len(content), size=2 if is_of_features else 6).tolist(), len(content) - 1):
+            location = tmp_path_factory.mktemp("copy") / "store"
+            shutil.copytree(filled, location)
+            flip(location / f"{VIEW.key}.lance" / "data" / name, at)
+            store, ids = FeatureStore(location), names(0, 8)
+            found = store.verify()
+            assert {damage.file for damage in found} == {name}
+            hit = {owner for (file, first, last), owner in rows.items() if file == name and first <= at < last}
+            if hit:  # in a feature: its tap and row, and nothing else
+                assert [(damage.tap, damage.id, damage.rows) for damage in found] == [(*hit.pop(), 1)]
+            elif not is_of_features:  # whose names are lost, all is lost
+                assert [(damage.id, damage.rows) for damage in found] == [(None, 4)]
+            assert all(str(VIEW) in str(damage) for damage in found)
+            with pytest.raises(StoreDamagedError, match=re.escape(str(VIEW))):
+                store.read(VIEW, ids, [STEM, BLOCK], verify=True)
+            lost = store.missing(VIEW, ids, [STEM, BLOCK])
+            assert set(lost) >= {damage.id for damage in found if damage.id}
+            repaired(location, lost)
+
+
+def rows_on_disk(location: Path) -> dict[tuple[str, int, int], tuple[str, str]]:
+    """Where each feature lies: (file, first byte, end) -> (tap, input)."""
+    rows = {}
+    for tap in (STEM, BLOCK):
+        for key in names(0, 8):
+            row = features([key], tap)[tap].tobytes()
+            path, at = find(location, row)
+            rows[path.name, at, at + len(row)] = tap.name, key
+    return rows
 
 
 def test_a_flip_outside_of_the_features_loses_none(filled):

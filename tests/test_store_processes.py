@@ -1,7 +1,10 @@
 """Killed, concurrent and short of disk: real processes on real folders."""
 
+import shutil
+
 import lance
 import numpy as np
+import pytest
 
 from head2toe.store import FeatureStore
 from store_jobs import BLOCK, LAST, PROCESSES, STEM, VIEW, assert_holds, features, fill, fill_small_disk, names
@@ -72,19 +75,30 @@ def test_two_processes_filling_one_store_lose_and_double_nothing(tmp_path):
         assert sorted(there) == EVERYTHING  # once each
 
 
-def test_a_full_disk_gives_one_clear_error_and_leaves_the_store_readable(tmp_path):
-    few, many = names(0, 4), names(4, 4000)
-    FeatureStore(tmp_path).write(VIEW, few, features(few, STEM, BLOCK, LAST))
-    told, report = PROCESSES.Pipe(duplex=False)
-    process = PROCESSES.Process(target=fill_small_disk, args=(str(tmp_path), many, 1 << 16, report))
-    process.start()
-    message = told.recv()
-    process.join()
-    assert message.startswith(f"write: no space is left at {tmp_path}")
-    assert "run the same command again" in message
-    store = FeatureStore(tmp_path)
-    assert store.missing(VIEW, few + many, [STEM]) == many
-    assert_holds(store, few, STEM, BLOCK, LAST)
-    assert store.verify() == []
-    store.write(VIEW, many, features(many, STEM, BLOCK, LAST))  # after making room
-    assert_holds(store, few + many, STEM, BLOCK, LAST)
+@pytest.mark.parametrize("disk", ["small_disk", "quota"])
+def test_a_full_disk_gives_one_clear_error_and_leaves_the_store_readable(disk, request):
+    disk = request.getfixturevalue(disk)
+    # a file system fills up in any of the files of a batch, a quota only in a large one
+    sizes = (1, 2, 5, 20) if disk.mounted else (3000,)
+    for size in sizes:
+        location = disk.folder / str(size)
+        batches = [names(start, start + size) for start in range(0, 3000, size)]
+        few = names(9000, 9004)
+        FeatureStore(location).write(VIEW, few, features(few, STEM, BLOCK, LAST))
+        told, report = PROCESSES.Pipe(duplex=False)
+        process = PROCESSES.Process(target=fill_small_disk, args=(str(location), batches, disk.limit, report))
+        process.start()
+        done, message = told.recv()
+        process.join()
+        assert message.startswith(f"write: no space is left at {location}")
+        assert "run the same command again" in message
+        store = FeatureStore(location)
+        written = [key for batch in batches[:done] for key in batch]
+        assert store.missing(VIEW, [*written, *batches[done]], [STEM]) == batches[done]
+        assert_holds(store, few + written, STEM, BLOCK, LAST)
+        assert store.verify() == []
+        if size != sizes[-1]:
+            shutil.rmtree(location)
+    disk.grow()
+    store.write(VIEW, batches[done], features(batches[done], STEM, BLOCK, LAST))
+    assert_holds(store, few + written + batches[done], STEM, BLOCK, LAST)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from head2toe.store.view import Dtype
 
 Advance = Callable[[int, int], None]
-_WAITING_WRITES = 2
+_WAITING_WRITES = 1  # so that a kill loses the batch in the network and the batch being committed, no more
 _FEW = 64  # inputs for which starting processes costs more than it brings
 
 
@@ -190,7 +190,7 @@ def _forward(backbone: Backbone, batch: _Job, rows: list[np.ndarray]) -> dict[Vi
 
 @contextmanager
 def _writer(store: FeatureStore, inputs: Inputs) -> Iterator[Callable[[_Job, dict[View, dict[Tap, np.ndarray]]], None]]:
-    """Commit batches in a thread, in order; at most two wait, and leaving waits for all of them."""
+    """Commit batches in a thread, in order, one while the next is computed; leaving waits for all of them."""
     waiting: deque[Future[None]] = deque()
     with ThreadPoolExecutor(1, "head2toe-write") as thread:
 

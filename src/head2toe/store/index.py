@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import pairwise, repeat
 
 import numpy as np
 
@@ -36,7 +36,8 @@ class Index:
         start = len(self.parts) << _ROW_BITS
         self.parts.append(part)
         rows = self._addresses.setdefault(frozenset(part.fragment.taps), {})
-        rows.update((key, start | row) for row, key in enumerate(part.ids or ()))
+        ids = part.ids or ()
+        rows.update(zip(ids, range(start, start + len(ids)), strict=True))
 
     def ids(self) -> list[str]:
         """The distinct inputs, oldest first."""
@@ -58,8 +59,8 @@ class Index:
     def parts_of(self, ids: Sequence[str], taps: Sequence[str]) -> list[Part]:
         """The parts that hold any of `taps` of any of `ids`."""
         tables = [rows for kept, rows in self._addresses.items() if not kept.isdisjoint(taps)]
-        numbers = {rows[key] >> _ROW_BITS for rows in tables for key in ids if key in rows}
-        return [self.parts[number] for number in sorted(numbers)]
+        numbers = [np.fromiter(map(rows.get, ids, repeat(-1)), np.int64, len(ids)) >> _ROW_BITS for rows in tables]
+        return [self.parts[number] for number in np.unique(numbers) if number >= 0]
 
     def locate(self, ids: Sequence[str], taps: Sequence[str]) -> list[tuple[tuple[int, ...], np.ndarray]]:
         """Addresses of `ids` for each group of taps that stand together: (positions in `taps`, (n,) int64).
@@ -71,31 +72,25 @@ class Index:
             homes.setdefault(tuple(kept for kept in self._addresses if tap in kept), []).append(i)
         found = []
         for kept, positions in homes.items():
-            tables = [self._addresses[taps_there] for taps_there in kept]
-            addresses = _addresses(tables, ids)
-            if -1 in addresses:
-                raise KeyError(ids[addresses.index(-1)], taps[positions[0]])
-            found.append((tuple(positions), np.array(addresses, np.int64)))
+            addresses = _addresses([self._addresses[taps_there] for taps_there in kept], ids)
+            if len(lost := np.flatnonzero(addresses < 0)):
+                raise KeyError(ids[int(lost[0])], taps[positions[0]])
+            found.append((tuple(positions), addresses))
         return found
 
 
-def split(addresses: np.ndarray) -> list[tuple[int, np.ndarray, np.ndarray]]:
-    """Addresses (n,) by part: (part, ascending rows in it, where each of them was asked)."""
-    if not len(addresses):
-        return []
-    order = np.argsort(addresses, kind="stable")
-    parts = addresses[order] >> _ROW_BITS
-    starts = np.flatnonzero(np.diff(parts, prepend=-1))
-    return [
-        (int(parts[a]), addresses[order[a:b]] & (1 << _ROW_BITS) - 1, order[a:b])
-        for a, b in zip(starts, [*starts[1:], len(order)], strict=True)
-    ]
+def split(addresses: np.ndarray, places: np.ndarray) -> list[tuple[int, np.ndarray, np.ndarray]]:
+    """Ascending addresses (n,) and what belongs to each, by part: (part, rows in it, `places` of them)."""
+    parts = addresses >> _ROW_BITS
+    ends = np.append(np.flatnonzero(np.diff(parts, prepend=-1)), len(parts))
+    return [(int(parts[a]), addresses[a:b] & (1 << _ROW_BITS) - 1, places[a:b]) for a, b in pairwise(ends)]
 
 
-def _addresses(tables: list[dict[str, int]], ids: Sequence[str]) -> list[int]:
-    """Where each of `ids` stands in the first table that has it, -1 for none."""
-    found = [-1] * len(ids)
+def _addresses(tables: list[dict[str, int]], ids: Sequence[str]) -> np.ndarray:
+    """Where each of `ids` stands in the first table that has it, (n,) int64, -1 for none."""
+    found = np.full(len(ids), -1)
     for table in tables:
-        if -1 in found:
-            found = [old if old >= 0 else new for old, new in zip(found, map(table.get, ids, repeat(-1)), strict=True)]
+        lacking = np.flatnonzero(found < 0)
+        asked = ids if len(lacking) == len(ids) else [ids[i] for i in lacking.tolist()]
+        found[lacking] = np.fromiter(map(table.get, asked, repeat(-1)), np.int64, len(asked))
     return found

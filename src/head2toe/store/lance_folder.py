@@ -210,6 +210,19 @@ class LanceFolder:
             f"store: {_ATTEMPTS} attempts to add taps to the view {self.view} met other writers; try again"
         )
 
+    def keys(self, places: Sequence[int]) -> pa.Table:
+        """The columns `id` and `checks` of all rows of those of `fragments()`, in that order, in one scan."""
+        if not places:
+            return _KEYS.empty_table()
+        fragments = self._dataset.get_fragments()
+        asked = [fragments[place] for place in places]
+        return self._dataset.scanner(columns=_KEYS.names, fragments=asked, scan_in_order=True).to_table()
+
+    def path(self, file: File) -> Path:
+        """Where a file of a local view lies."""
+        assert self.place.local is not None
+        return self.place.local / f"{self.key}.lance" / "data" / file.name
+
     def batches(
         self, file: File, columns: Sequence[str], rows: range | Sequence[int], batch_rows: int
     ) -> Iterator[pa.RecordBatch]:
@@ -224,7 +237,7 @@ class LanceFolder:
     def content(self, file: File) -> Iterator[bytes]:
         """A file's bytes in pieces; FileNotFoundError where it is gone."""
         if self.place.local is not None:
-            yield from _pieces(self.place.local / f"{self.key}.lance" / "data" / file.name)
+            yield from _pieces(self.path(file))
             return
         path = f"data/{file.name}"
         if not self._session.contains(path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -12,9 +12,10 @@ from head2toe.errors import StoreDamagedError
 from head2toe.store.codec import STORED, file_name
 from head2toe.store.index import Index, Part, split
 from head2toe.store.lance_folder import File, Fragment, LanceFolder, column, explained, from_arrow
+from head2toe.store.pages import mapped_pages
 
 _BATCH_BYTES = 1 << 23
-_JOB_BYTES = 1 << 26
+_JOB_BYTES = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,8 @@ def load_index(folder: LanceFolder, known: Index | None) -> Index:
     """
     old = {part.fragment: part for part in known.parts} if known is not None else {}
     fragments = folder.fragments()
-    new = [fragment for fragment in fragments if fragment not in old]
-    with ThreadPoolExecutor(_workers(folder)) as pool:
-        parts = list(pool.map(lambda fragment: _load_part(folder, fragment), new))
+    new = {fragment: place for place, fragment in enumerate(fragments) if fragment not in old}
+    parts = _load_parts(folder, new)
     if known is not None and fragments == [*old, *new]:
         for part in parts:
             known.add(part)
@@ -50,24 +50,23 @@ def read_rows(folder: LanceFolder, index: Index, ids: Sequence[str], wanted: Seq
     """
     dtype = STORED[folder.view.dtype]
     blocks = [np.empty((len(ids), want.length), dtype) for want in wanted]
-    first = dict(zip(reversed(ids), range(len(ids) - 1, -1, -1), strict=True))
-    asked = np.fromiter(first.values(), np.int64, len(first))
-    jobs = []
-    for positions, addresses in index.locate(list(first), [want.tap for want in wanted]):
-        lengths = [wanted[i].length for i in positions]
-        step = max(1, _JOB_BYTES // max(1, sum(lengths) * dtype.itemsize))
-        for part, rows, at in split(addresses):
+    fill = _fill if folder.place.local is None else _fill_from_disk
+    jobs, repeats = [], []
+    for positions, addresses in index.locate(ids, [want.tap for want in wanted]):
+        distinct, first, again = np.unique(addresses, return_index=True, return_inverse=True)
+        repeats.append((positions, first[again]))
+        step = max(1, _JOB_BYTES // max(1, sum(wanted[i].length for i in positions) * dtype.itemsize))
+        for part, rows, at in split(distinct, first):
             for start in range(0, len(rows), step):
                 piece = slice(start, start + step)
-                jobs.append((index.parts[part].fragment.data, positions, rows[piece], asked[at[piece]]))
+                jobs.append((index.parts[part].fragment, positions, rows[piece], at[piece]))
     with ThreadPoolExecutor(_workers(folder)) as pool:
-        for _ in pool.map(lambda job: _fill(folder, blocks, wanted, *job), jobs):
+        for _ in pool.map(lambda job: fill(folder, blocks, wanted, *job), jobs):
             pass
-    if len(first) < len(ids):
-        source = np.array([first[key] for key in ids])
-        repeats = np.flatnonzero(source != np.arange(len(ids)))
-        for block in blocks:
-            block[repeats] = block[source[repeats]]
+    for positions, source in repeats:
+        copies = np.flatnonzero(source != np.arange(len(ids)))
+        for i in positions if len(copies) else ():
+            blocks[i][copies] = blocks[i][source[copies]]
     return blocks
 
 
@@ -85,49 +84,85 @@ def _is_intact(folder: LanceFolder, file: File) -> bool:
         return False
 
 
-def _load_part(folder: LanceFolder, fragment: Fragment) -> Part:
-    n_rows, n_taps = fragment.n_rows, len(fragment.taps)
-    if not _is_intact(folder, fragment.keys):
-        return Part(fragment, None, np.zeros((n_rows, n_taps), np.uint64))
-    batches = list(folder.batches(fragment.keys, ("id", "checks"), range(n_rows), n_rows))
-    ids = tuple(key for batch in batches for key in batch.column("id").to_pylist())
-    sums = b"".join(row for batch in batches for row in batch.column("checks").to_pylist())
-    return Part(fragment, ids, np.frombuffer(sums, np.uint64).reshape(n_rows, n_taps))
+def _load_parts(folder: LanceFolder, new: Mapping[Fragment, int]) -> list[Part]:
+    """The keys of `new` fragments: each file is compared with its name, and those intact are read in one scan."""
+    with ThreadPoolExecutor(_workers(folder)) as pool:
+        check = map if folder.place.local is not None else pool.map  # a thread's turn costs more than a small file
+        intact = list(check(lambda fragment: _is_intact(folder, fragment.keys), new))
+    keys = folder.keys([place for place, is_intact in zip(new.values(), intact, strict=True) if is_intact])
+    ids, sums = keys["id"].to_pylist(), keys["checks"].to_pylist()
+    parts, start = [], 0
+    for fragment, is_intact in zip(new, intact, strict=True):
+        shape = fragment.n_rows, len(fragment.taps)
+        if not is_intact:
+            parts.append(Part(fragment, None, np.zeros(shape, np.uint64)))
+            continue
+        rows = slice(start, start + fragment.n_rows)
+        parts.append(Part(fragment, tuple(ids[rows]), np.frombuffer(b"".join(sums[rows]), np.uint64).reshape(shape)))
+        start = rows.stop
+    return parts
+
+
+def _fill_from_disk(
+    folder: LanceFolder,
+    blocks: list[np.ndarray],
+    wanted: Sequence[Wanted],
+    fragment: Fragment,
+    positions: Sequence[int],
+    rows: np.ndarray,
+    at: np.ndarray,
+) -> None:
+    """Copy ascending `rows` of a file to the rows `at` of `blocks[positions]`, straight from its pages."""
+    with explained("read", f"data/{fragment.data.name}"):
+        columns = [fragment.taps.index(wanted[i].tap) for i in positions]
+        for i, pages in zip(positions, mapped_pages(folder.path(fragment.data), columns), strict=True):
+            start = 0
+            for page in pages:
+                values = page.view(blocks[i].dtype).reshape(-1, wanted[i].length)
+                a, b = np.searchsorted(rows, (start, start + len(values)))
+                blocks[i][_slice(at[a:b])] = values[_slice(rows[a:b] - start)]
+                start += len(values)
+            _refuse_other_count(fragment, start, fragment.n_rows)
 
 
 def _fill(
     folder: LanceFolder,
     blocks: list[np.ndarray],
     wanted: Sequence[Wanted],
-    file: File,
+    fragment: Fragment,
     positions: Sequence[int],
     rows: np.ndarray,
     at: np.ndarray,
 ) -> None:
-    """Copy ascending `rows` of a file to the rows `at` of `blocks[positions]`."""
+    """As `_fill_from_disk`, by Lance's reader, which asks an object store for no more than it needs."""
     first, last = int(rows[0]), int(rows[-1])
     is_dense = last - first < 2 * len(rows)  # reading twice the rows costs less than finding each one
     offsets = rows - first if is_dense else np.arange(len(rows))
-    in_order = bool((np.diff(at) == 1).all())
     row_bytes = sum(wanted[i].length for i in positions) * blocks[positions[0]].itemsize
     batch_rows = max(16, min(65536, _BATCH_BYTES // max(1, row_bytes)))
     columns = [column(wanted[i].tap) for i in positions]
     done = 0
-    with explained("read", f"data/{file.name}"):
+    with explained("read", f"data/{fragment.data.name}"):
         where = range(first, last + 1) if is_dense else rows.tolist()
-        for batch in folder.batches(file, columns, where, batch_rows):
+        for batch in folder.batches(fragment.data, columns, where, batch_rows):
             a, b = np.searchsorted(offsets, (done, done + batch.num_rows))
-            done += batch.num_rows
-            if a == b:
-                continue
-            source = None if b - a == batch.num_rows else offsets[a:b] - (done - batch.num_rows)
-            target = slice(int(at[a]), int(at[a]) + int(b - a)) if in_order else at[a:b]
             for i, name in zip(positions, columns, strict=True):
                 values = from_arrow(batch.column(name), wanted[i].length)
-                blocks[i][target] = values if source is None else values[source]
-    expected = last + 1 - first if is_dense else len(rows)
-    if done != expected:
-        raise StoreDamagedError(f"read: file {file.name} gave {done} rows, expected {expected}")
+                blocks[i][_slice(at[a:b])] = values[_slice(offsets[a:b] - done)]
+            done += batch.num_rows
+    _refuse_other_count(fragment, done, last + 1 - first if is_dense else len(rows))
+
+
+def _refuse_other_count(fragment: Fragment, got: int, expected: int) -> None:
+    if got != expected:
+        raise StoreDamagedError(f"read: file {fragment.data.name} gave {got} rows, expected {expected}")
+
+
+def _slice(rows: np.ndarray) -> np.ndarray | slice:
+    """Consecutive rows as a slice, which copies several times faster."""
+    if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and bool((np.diff(rows) == 1).all()):
+        return slice(int(rows[0]), int(rows[-1]) + 1)
+    return rows
 
 
 def _workers(folder: LanceFolder) -> int:
