@@ -139,7 +139,7 @@ def study(
     from head2toe import present
     from head2toe.backbones import load_backbone
     from head2toe.bench.run import Failure, shown
-    from head2toe.bench.studies import run
+    from head2toe.bench.studies import LeftOut, run
     from head2toe.bench.suite import suite_named
 
     chosen = suite_named(suite, root)
@@ -151,7 +151,9 @@ def study(
             names, chosen, loaded, shown(backbone), out, opened(store),
             target_size=target_size, seeds=numbers("--seeds", seeds), max_test=max_test, advance=advance,
         ):  # fmt: skip
-            if isinstance(event, Failure):
+            if isinstance(event, LeftOut):
+                typer.echo(f"left out: {event}", err=True)
+            elif isinstance(event, Failure):
                 failed += 1
                 typer.echo(f"failed: {event}", err=True)
             else:
