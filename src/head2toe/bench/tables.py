@@ -94,6 +94,12 @@ def sizes_note(table: Table) -> str:
     return f"Not the same features for all; target sizes of the heads: {'; '.join(read)}."
 
 
+def mean_of(table: Table, method: str) -> float | None:
+    """A method's mean over all tasks; None where it lacks one."""
+    entries = [row.entries[method].accuracy for row in table.rows if row.kind == "tasks" and method in row.entries]
+    return entries[0] if entries else None
+
+
 def write_tables(out: Path, *, reference: str = "linear") -> list[Table]:
     """Write `table.md` and `table.csv` from the results in `out`. DataError where there is none."""
     results = read_results(out / "results.jsonl")

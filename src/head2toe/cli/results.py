@@ -168,10 +168,13 @@ def study(
 def report(
     folder: Annotated[Path, typer.Argument(help="Folder that head2toe bench or head2toe study filled.")],
     out: Annotated[Path | None, typer.Option("--out", help="The page; by default report.html in the folder.")] = None,
+    figures: Annotated[
+        Path | None, typer.Option(help="Folder of every figure as SVG; by default figures/ beside the page.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Everything that was measured on one HTML page that needs nothing else: tables, figures, mistakes, costs."""
     from head2toe.bench.report import write_report
 
-    page = write_report(folder, out)
+    page = write_report(folder, out, figures)
     typer.echo(json.dumps({"report": str(page), "bytes": page.stat().st_size}) if as_json else str(page))
