@@ -165,6 +165,8 @@ def test_a_smaller_input_gives_smaller_maps(command):
         (["--target-size", "-3"], "target_size"),
         (["--device", "tpu"], "device"),
         (["--lr", "0.1"], "no use for --lr"),
+        (["--method", "finetune", "--folds", "3"], "no use for --folds"),
+        (["--method", "scratch", "--target-size", "512"], "no use for --target-size"),
         (["--method", "finetune", "--lr", "nan"], "positive number"),
     ],
 )

@@ -145,6 +145,35 @@ def test_every_figure_is_also_a_drawing_of_its_own(folder):
     assert {root.tag for root in drawn.values()} == {"{http://www.w3.org/2000/svg}svg"}
 
 
+def test_figures_go_where_they_are_asked_for(folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    page = write_report(folder, elsewhere / "page.html", elsewhere / "drawings")
+    assert sorted(path.name for path in elsewhere.iterdir()) == ["drawings", "page.html"]
+    assert len(list((elsewhere / "drawings").iterdir())) == len(Parsed(page.read_text()).all("svg"))
+    assert not (folder / "figures").exists()
+
+
+def test_several_networks_stand_beside_each_other_first(folder):
+    other = [replace(one, backbone="other", test_accuracy=0.5) for one in results() if one.method != "scratch"]
+    write(folder, [one for one in other if (one.task, one.method) != ("far", "finetune")])
+    (overview,) = page_of(folder).overviews
+    page = Parsed(render(page_of(folder)))
+    header, tiny, second = page.tables[0]
+    assert header == ["network", "tasks", "linear", "head2toe", "oracle †", "scratch", "finetune"]
+    assert tiny == ["tiny", "3", "50.3", "71.8", "90.0", "25.0", "74.0"]
+    assert second == ["other", "3", "50.0", "50.0", "50.0", "–", "–"]  # no mean over two of three tasks
+    assert page.all("figure")[0]["id"] == overview.figure.name
+
+
+def test_what_was_not_measured_leaves_no_section(tmp_path):
+    write(tmp_path, [one for one in results() if one.method == "oracle"])
+    page = page_of(tmp_path)
+    assert (page.figures, page.overviews, page.studies) == ((), (), ())
+    text = render(page)
+    for heading in ("Domain affinity", "Which layers", "Costs", "Surest mistakes", "Studies", "all networks"):
+        assert heading not in text
+
+
 def test_names_of_users_are_text(folder):
     hostile = results()[0].__class__(**{**vars(results()[0]), "task": "<script>x</script>"})
     write(folder, [hostile])

@@ -106,6 +106,24 @@ def test_the_page_marks_bounds_and_the_best(table):
     assert "folds" not in page
 
 
+def sized(method: str, size: int, **more) -> Result:
+    return result("pets", method, 0.5, settings={"target_sizes": "default", "target_size": size} | more)
+
+
+def test_methods_that_read_other_sizes_are_named():
+    mixed = [sized("linear", 64), sized("all-l2", 512), sized("oracle", 512), sized("head2toe", 4096)]
+    mixed.append(replace(sized("head2toe", 512), task="counts"))
+    (table,) = tables_of(mixed)
+    assert "heads: all-l2, oracle 512; head2toe 512 or 4,096." in markdown(table)
+
+
+@pytest.mark.parametrize("asked", ["default", "512,4096"])
+def test_methods_that_choose_from_the_same_sizes_are_not(asked):
+    head2toe = 512 if asked == "default" else 4096
+    (table,) = tables_of([sized("all-l2", 512, target_sizes=asked), sized("head2toe", head2toe, target_sizes=asked)])
+    assert "Not the same features" not in markdown(table)
+
+
 def test_a_suite_with_fixed_tasks_names_those_that_are_missing():
     (table,) = tables_of([result("caltech101", "linear", 0.9, suite="vtab", group="natural")])
     assert len(table.missing) == 18

@@ -29,6 +29,14 @@ def folder(tmp_path):
     return folder
 
 
+def test_a_known_task_has_the_benchmarks_classes_whichever_its_rows_hold(folder):
+    (folder / "test.txt").write_text("images/test/image 0.png 0\n")
+    (folder / "train800.txt").write_text("".join(f"images/train/image {i}.png {i // 2}\n" for i in range(4)))
+    assert read_vtab(folder).classes == ("0", "1", "2", "3")
+    other = folder.rename(folder.with_name("birds"))
+    assert read_vtab(other).classes == ("0", "1")
+
+
 def test_the_lists_are_the_splits(folder):
     task = read_vtab(folder)
     assert (task.name, task.classes) == ("kitti", ("0", "1", "2", "3"))

@@ -12,10 +12,11 @@ from head2toe.data import task_from_arrays
 from head2toe.errors import BackboneError, DataError
 from head2toe.extract import view_of
 from head2toe.head import load_head, model_card, softmax
-from head2toe.methods import NAMES, TRAINED, method_named
+from head2toe.methods import NAMES, TRAINED, method_named, target_sizes_of
 from head2toe.methods.all_features import AllFeatures
 from head2toe.methods.final import fits_without
 from head2toe.methods.head2toe import Head2Toe
+from head2toe.methods.head2toe_ft import Head2ToeFT
 from head2toe.methods.linear import Control, Linear
 from head2toe.methods.oracle import Oracle
 from head2toe.methods.paper import Grid, Paper
@@ -156,6 +157,14 @@ class TestOracle:
         assert oracle.metrics.test_accuracy > rivals[-1]
         assert set(oracle.taps) == {oracle.provenance.settings["tap"], network.prelogits}
 
+    def test_of_several_target_sizes_the_better_on_test_wins(self, network, corners, store):
+        sizes = (0, 64)
+        apart = [Oracle(size, folds=2).fit(network, corners, store, progress=False) for size in sizes]
+        both = Oracle(sizes, folds=2).fit(network, corners, store, progress=False)
+        best = max(apart, key=lambda head: head.metrics.test_accuracy)
+        assert both.metrics == best.metrics
+        assert both.provenance.settings == best.provenance.settings
+
     def test_it_is_shown_as_an_upper_bound(self, network, corners, store):
         oracle = Oracle(64).fit(network, corners, store, progress=False)
         assert oracle.provenance.upper_bound
@@ -236,7 +245,21 @@ def test_names_and_settings_are_checked():
         method_named("linear", keep=[0.1])
     with pytest.raises(DataError, match="second --target-size"):
         method_named("linear", target_sizes=[64, 512])
+    with pytest.raises(DataError, match=r"'scratch' has no use for --target-size; it goes with linear"):
+        method_named("scratch", target_sizes=[64])
+    with pytest.raises(DataError, match="--folds"):
+        method_named("finetune", folds=5)
     assert method_named("head2toe", target_sizes=[64, 512], keep=[0.1], folds=3, seed=1).target_size == (64, 512)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if target_sizes_of(name)])
+def test_whatever_reads_middle_layers_takes_the_same_target_sizes(name):
+    method = method_named(name, target_sizes=[4096, 512])
+    settings = method.head2toe if isinstance(method, Head2ToeFT) else method
+    assert [pool.target_size for pool in settings.pools] == [512, 4096]
+    own = method_named(name)
+    own = own.head2toe if isinstance(own, Head2ToeFT) else own
+    assert tuple(pool.target_size for pool in own.pools) == target_sizes_of(name)
 
 
 def test_a_journal_counts_operations_of_the_task_on_its_own(network, corners, store):

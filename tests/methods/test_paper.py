@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from head2toe.errors import DataError, FeatureError
+from head2toe.errors import DataError, FeatureError, NotConvergedError
 from head2toe.methods.paper import FULL, THIN, Grid, Paper
 from head2toe.solvers import sgd
 from head2toe.store import FeatureStore
@@ -64,6 +64,17 @@ def test_a_stronger_l1_penalty_makes_smaller_weights(network, corners, store):
         grid = replace(SMALL, lams=(lam,))
         sizes.append(np.abs(Paper("all-l1", 64, grid).fit(network, corners, store, progress=False).W).sum())
     assert sizes[1] < 0.8 * sizes[0]
+
+
+@pytest.mark.parametrize("method", ["all-l2", "head2toe"])
+def test_a_rate_that_diverges_loses(network, corners, store, method):
+    grid = Grid((30,), (0.1,), (1e-4,), (0.2,))
+    head = Paper(method, 64, replace(grid, lrs=(1e38, 0.1))).fit(network, corners, store, progress=False)
+    alone = Paper(method, 64, grid).fit(network, corners, store, progress=False)
+    assert head.provenance.settings == alone.provenance.settings
+    assert head.metrics == alone.metrics
+    with pytest.raises(NotConvergedError, match="lower"):
+        Paper(method, 64, replace(grid, lrs=(1e38,))).fit(network, corners, store, progress=False)
 
 
 def test_the_thin_grid_is_part_of_the_full_one():

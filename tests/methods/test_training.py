@@ -127,6 +127,14 @@ def test_head2toe_ft_starts_at_the_heads_own_predictions_and_learns(network, cor
     assert not np.array_equal(first, last)
 
 
+def test_head2toe_ft_says_which_head_it_started_from(network, corners, store):
+    head2toe = Head2Toe(64, keep=0.2)
+    head = head2toe.fit(network, corners, store)
+    tuned = Head2ToeFT(head2toe, SHORT).fit(network, corners, store).provenance
+    assert head.provenance.settings.items() <= tuned.settings.items()
+    assert (tuned.method, tuned.settings["lr"], tuned.settings["steps"]) == ("head2toe-ft", 1e-2, 6)
+
+
 def test_head2toe_ft_judges_by_a_head_that_saw_no_held_out_label(network, corners, store):
     images = np.stack([corners.train.source[i] for i in range(60)])
     task = task_from_arrays(images, np.random.default_rng(0).integers(0, 2, 60))

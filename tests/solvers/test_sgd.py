@@ -32,8 +32,16 @@ def test_a_penalty_shrinks_what_it_penalises(penalty, size):
 
 
 def test_nan_features_are_refused():
-    with pytest.raises(FeatureError, match="step 0"):
+    with pytest.raises(FeatureError, match="became no number"):
         sgd.fit(np.full((6, 2), np.nan, np.float32), np.array([0, 1, 0, 1, 0, 1]), n_classes=2)
+
+
+def test_a_rate_that_diverges_leaves_the_others_alone():
+    first, lost, last = sgd.fit_all(X, Y, [0.1, 1e38, 0.01], [0.0] * 3, n_classes=3, steps=60)
+    kept = sgd.fit_all(X, Y, [0.1, 0.01], [0.0] * 2, n_classes=3, steps=60)
+    assert lost is None
+    for (W, _), (alone, _) in zip((first, last), kept, strict=True):
+        np.testing.assert_allclose(W, alone, atol=1e-3)
 
 
 @pytest.mark.parametrize("penalty", [None, "l1", "l2", "l21"])

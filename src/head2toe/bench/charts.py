@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH, NARROW = 7.4, 5.8  # inches: a page shows wide drawings alone and narrow ones in pairs
+WIDE, WIDTH, NARROW = 10.4, 7.4, 5.4  # inches: the whole of a page, most of it, half of it beside a table or another
+LARGEST = 6.8  # rem an inch: how far a page may enlarge a drawing
 INK, FAINT = "#010203", "#040506"  # stand for the page's text colour and for its lines until the drawing is text
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6d3b", "#7f7f7f")
 STRONG, WEAK = PALETTE[1], PALETTE[0]
@@ -81,7 +82,7 @@ def curves(series: Sequence[Series], x: Axis, y: Axis) -> str:
 
 def dots(rows: Sequence[str], columns: Mapping[str, Sequence[float | None]], hollow: Sequence[str], x: Axis) -> str:
     """A row per task and a dot per method: `columns` gives each method's values, None where there is none."""
-    with _drawing(1.1 + 0.27 * len(rows)) as figure:
+    with _drawing(0.9 + 0.27 * len(rows) + 0.06 * len(columns), NARROW) as figure:
         axes = figure.add_subplot()
         for row in range(len(rows)):
             axes.axhline(row, color=FAINT, linewidth=0.5, zorder=0)
@@ -98,15 +99,13 @@ def dots(rows: Sequence[str], columns: Mapping[str, Sequence[float | None]], hol
         axes.set_ylim(len(rows) - 0.5, -0.5)
         _scales(axes, x, Axis(""))
         axes.grid(visible=False, axis="y")
-        axes.legend(
-            loc="lower left", bbox_to_anchor=(0, 1), ncols=min(6, len(columns)), frameon=False, handletextpad=0.1
-        )
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, handletextpad=0.1)
         return _svg(figure)
 
 
 def scatter(panels: Sequence[Panel], x: Axis, y: Axis) -> str:
     """Named points with the line of least squares, panels side by side on the same scales."""
-    with _drawing(3.6) as figure:
+    with _drawing(3.6, min(WIDE, 3.5 * len(panels))) as figure:
         drawn = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
         for axes, panel in zip(drawn, panels, strict=True):
             colour = colour_of(panel.method)
@@ -126,7 +125,14 @@ def scatter(panels: Sequence[Panel], x: Axis, y: Axis) -> str:
 
 
 def heat(
-    values: np.ndarray, rows: Sequence[str], columns: Sequence[str], axis: Axis, *, signed: bool = False, numbers: bool
+    values: np.ndarray,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    axis: Axis,
+    *,
+    signed: bool = False,
+    numbers: bool = False,
+    width: float = WIDTH,
 ) -> str:
     """A matrix (r, c) as coloured cells, the stronger the larger; signed ones below zero in another colour.
 
@@ -136,10 +142,10 @@ def heat(
     cells = np.empty((*values.shape, 4))
     cells[..., :3] = np.where((values < 0)[..., None], _rgb(STRONG), _rgb(WEAK)) if signed else _rgb(STRONG)
     cells[..., 3] = 0.04 + 0.9 * np.sqrt(size)
-    with _drawing(0.9 + 0.27 * len(rows) + 0.075 * max(map(len, columns))) as figure:
+    with _drawing(0.9 + 0.27 * len(rows) + 0.075 * max(map(len, columns)), width) as figure:
         axes = figure.add_subplot()
         axes.imshow(cells, aspect="auto", interpolation="nearest")
-        step = max(1, -(-len(columns) // 34))
+        step = max(1, -(-len(columns) // int(4.6 * width)))
         axes.set_xticks(range(0, len(columns), step), columns[::step], rotation=90, fontsize=7)
         axes.set_yticks(range(len(rows)), rows)
         axes.set_xlabel(axis.label)
@@ -157,7 +163,7 @@ def bars(panels: Mapping[str, Mapping[str, float]], unit: Mapping[str, str]) -> 
     rows = max(len(values) for values in panels.values())
     across = min(2, len(panels))
     down = -(-len(panels) // across)
-    with _drawing(down * (0.75 + 0.27 * rows)) as figure:
+    with _drawing(down * (0.75 + 0.27 * rows), NARROW) as figure:
         for place, (title, values) in enumerate(panels.items(), 1):
             axes = figure.add_subplot(down, across, place)
             names = list(values)
@@ -211,7 +217,7 @@ def _drawing(height: float, width: float = WIDTH) -> Iterator[Figure]:
 
 
 def _svg(figure: Figure) -> str:
-    """The drawing as an `svg` element without fixed size, its ids unlike those of any other drawing on a page."""
+    """The drawing as an `svg` element as wide as its place, up to a limit; its ids are unlike any other drawing's."""
     stream = io.StringIO()
     figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = stream.getvalue()
@@ -220,6 +226,7 @@ def _svg(figure: Figure) -> str:
     text = re.sub(
         r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1), count=1
     )
+    text = text.replace("<svg", f'<svg style="max-width: {LARGEST * figure.get_figwidth():.0f}rem"', 1)
     text = text.replace(FAINT, "var(--line, #c8ccd4)").replace(INK, "currentColor")
     text = re.sub(r"(\d+(?:\.\d+)?px) '[^;\"]*", r"\1 system-ui, sans-serif", text)
     salt = f"h{zlib.crc32(text.encode()):08x}-"

@@ -13,11 +13,11 @@ from itertools import pairwise
 import numpy as np
 
 from head2toe.bench.affinity import Affinity, Correlation
-from head2toe.bench.charts import Axis, Panel, Series, bars, curves, dots, heat, scatter
+from head2toe.bench.charts import WIDE, Axis, Panel, Series, bars, curves, dots, heat, scatter
 from head2toe.bench.costs import Cost
 from head2toe.bench.intervals import by_cell, mean_accuracy
 from head2toe.bench.result import Result, home
-from head2toe.bench.tables import Table
+from head2toe.bench.tables import Table, mean_of
 
 ACCURACY = Axis("test accuracy", percent=True)
 SHOWN_GAINS = ("oracle", "control", "head2toe", "finetune", "head2toe-ft")
@@ -98,6 +98,25 @@ def accuracy_dots(table: Table) -> Figure | None:
     )
 
 
+def network_dots(tables: Sequence[Table], methods: Sequence[str], upper_bounds: Sequence[str]) -> Figure | None:
+    """Every method's mean over the tasks of one suite, network by network."""
+    columns = {method: [mean_of(table, method) for table in tables] for method in methods}
+    shown = {method: values for method, values in columns.items() if any(value is not None for value in values)}
+    if not shown:
+        return None
+    spoken = (
+        f"{table.backbone}: " + ", ".join(f"{m} {mean:.1%}" for m in shown if (mean := mean_of(table, m)) is not None)
+        for table in tables
+    )
+    return Figure(
+        f"networks-{_anchor(tables[0].suite)}",
+        "Mean accuracy per network and method",
+        "Every dot is one method's mean test accuracy over all tasks of the suite.",
+        "; ".join(spoken),
+        dots([table.backbone for table in tables], shown, upper_bounds, ACCURACY),
+    )
+
+
 def affinity_scatter(points: Sequence[Affinity], correlations: Sequence[Correlation]) -> Figure | None:
     """The paper's figure 3 for one network: what methods gain over Linear against domain affinity."""
     shown = [c for name in SHOWN_GAINS for c in correlations if c.method == name and c.n > 1][:MOST_PANELS]
@@ -165,7 +184,7 @@ def transfer_heat(results: Sequence[Result]) -> Figure | None:
 
 
 def layer_heat(results: Sequence[Result], method: str = "head2toe") -> Figure | None:
-    """Where each task's kept features lie: their share per tap, taps in order of depth."""
+    """Where each task's kept features lie: how many per tap, taps in order of depth."""
     kept = {r.task: r.kept for r in results if r.method == method and r.kept}
     if not kept:
         return None
@@ -175,9 +194,10 @@ def layer_heat(results: Sequence[Result], method: str = "head2toe") -> Figure | 
     return Figure(
         f"layers-{_anchor(results[0].suite, home(results[0]))}",
         "Where the kept features lie",
-        "Share of a task's kept features in each tap, from the input on the left to the last features on the right.",
+        "The tap of a row's strongest colour gives the task most of its kept features, an empty one none. The input is on "
+        "the left, the last features on the right.",
         "The tap that gives each task most: " + ", ".join(favourite),
-        heat(shares, list(kept), taps, Axis("tap, by depth"), numbers=False),
+        heat(shares / shares.max(axis=1, keepdims=True), list(kept), taps, Axis("tap, by depth"), width=WIDE),
     )
 
 

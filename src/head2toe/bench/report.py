@@ -19,7 +19,7 @@ from head2toe.bench.figures import Figure
 from head2toe.bench.intervals import Interval
 from head2toe.bench.predictions import Mistake, read_right
 from head2toe.bench.result import Result, home, read_results, slug
-from head2toe.bench.tables import Row, Table, tables_of
+from head2toe.bench.tables import Row, Table, mean_of, sizes_note, tables_of
 from head2toe.errors import DataError, MissingExtraError
 
 MISTAKES = 8  # shown of each task
@@ -62,6 +62,17 @@ class Chapter:
 
 
 @dataclass(frozen=True)
+class Overview:
+    """The networks that were measured on one suite, beside each other."""
+
+    suite: str
+    tables: tuple[Table, ...]
+    methods: tuple[str, ...]
+    upper_bounds: tuple[str, ...]
+    figure: Figure
+
+
+@dataclass(frozen=True)
 class Origin:
     """What a reader needs to do it again."""
 
@@ -76,6 +87,7 @@ class Origin:
 class Page:
     """The whole report, before it is HTML."""
 
+    overviews: tuple[Overview, ...]
     chapters: tuple[Chapter, ...]
     studies: tuple[Figure, ...]
     origin: Origin
@@ -83,20 +95,21 @@ class Page:
     @property
     def figures(self) -> tuple[Figure, ...]:
         """Every drawing on the page, in its order."""
+        networks = [overview.figure for overview in self.overviews]
         drawn = [f for c in self.chapters for f in (c.accuracy, c.affinity, c.layer_figure, c.cost_figure)]
-        return tuple(figure for figure in (*drawn, *self.studies) if figure is not None)
+        return tuple(figure for figure in (*networks, *drawn, *self.studies) if figure is not None)
 
 
-def write_report(folder: Path, out: Path | None = None) -> Path:
-    """Write the report on `folder`, by default as its `report.html`, and beside it every figure as `figures/NAME.svg`.
+def write_report(folder: Path, out: Path | None = None, figures: Path | None = None) -> Path:
+    """Write the report on `folder`, by default as its `report.html`, and every figure as `figures`/NAME.svg.
 
-    Every file appears whole. Raises DataError where the folder holds no results, MissingExtraError without jinja2 and
-    matplotlib.
+    That folder lies beside the page unless given. Every file appears whole. Raises DataError where the folder holds no
+    results, MissingExtraError without jinja2 and matplotlib.
     """
     target, page = out or folder / "report.html", page_of(folder)
     text = render(page)
     for figure in page.figures:
-        _write_whole(target.parent / "figures" / f"{figure.name}.svg", f"{XML}\n{figure.svg}")
+        _write_whole((figures or target.parent / "figures") / f"{figure.name}.svg", f"{XML}\n{figure.svg}")
     _write_whole(target, text)
     return target
 
@@ -109,6 +122,7 @@ def page_of(folder: Path) -> Page:
         raise DataError(f"report: {folder} holds no results; `head2toe bench SUITE --out {folder}` writes them")
     tables = tables_of(results, partial(read_right, folder))
     return Page(
+        tuple(_overviews(tables)),
         tuple(_chapter(folder, table, results) for table in tables),
         tuple(_study_figures(studied)),
         _origin([*results, *(result for of in studied.values() for result in of)]),
@@ -124,9 +138,21 @@ def render(page: Page) -> str:
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"percent": _percent, "points": _points, "span": _span, "quantity": quantity}
-    environment.globals |= {"colour": colour_of, "best": _best, "mean_of": _mean_of}
+    environment.globals |= {"colour": colour_of, "best": _best, "mean_of": mean_of, "sizes_note": sizes_note}
     template = environment.from_string((files("head2toe.bench") / "report.html.jinja").read_text(encoding="utf-8"))
     return template.render(page=page, version=__version__)
+
+
+def _overviews(tables: Sequence[Table]) -> list[Overview]:
+    """One for each suite that several networks were measured on."""
+    found = []
+    for suite in dict.fromkeys(table.suite for table in tables):
+        of = tuple(table for table in tables if table.suite == suite)
+        methods = tuple(dict.fromkeys(method for table in of for method in table.methods))
+        bounds = tuple(dict.fromkeys(bound for table in of for bound in table.upper_bounds))
+        if len(of) > 1 and (figure := figures.network_dots(of, methods, bounds)) is not None:
+            found.append(Overview(suite, of, methods, bounds, figure))
+    return found
 
 
 def _chapter(folder: Path, table: Table, everything: Sequence[Result]) -> Chapter:
@@ -238,12 +264,6 @@ def _best(row: Row, table: Table) -> set[str]:
     shown = {method: _percent(entry.accuracy) for method, entry in row.entries.items()}
     fair = [float(text) for method, text in shown.items() if method not in table.upper_bounds]
     return {m for m, text in shown.items() if m not in table.upper_bounds and float(text) == max(fair)}
-
-
-def _mean_of(table: Table, method: str) -> float | None:
-    """A method's mean over all tasks; None where it lacks one."""
-    entries = [row.entries[method].accuracy for row in table.rows if row.kind == "tasks" and method in row.entries]
-    return entries[0] if entries else None
 
 
 def _percent(value: float) -> str:

@@ -53,7 +53,7 @@ class Result:
 
 def slug(result: Result) -> str:
     """The name of a result's own files: predictions/SLUG.npz and mistakes/SLUG.json."""
-    return re.sub(r"[^A-Za-z0-9._-]", "_", f"{result.task}--{result.backbone}--{result.method}--{result.seed}")
+    return re.sub(r"[^A-Za-z0-9._-]", "_", "--".join(map(str, result.key)))
 
 
 def home(result: Result) -> str:

@@ -19,7 +19,7 @@ from head2toe.bench.suite import Suite, SuiteTask
 from head2toe.errors import DataError, Head2ToeError
 from head2toe.head import Head, softmax
 from head2toe.images import ImagePreprocess
-from head2toe.methods import TRAINED, Method, chooses_target_size, method_named
+from head2toe.methods import TRAINED, Method, method_named, options_of, target_sizes_of
 from head2toe.methods.problem import Journal, folds_for
 from head2toe.store import FeatureStore, default_location
 
@@ -91,17 +91,19 @@ def plan(
     out: Path,
     conditions: Conditions,
 ) -> list[Fit]:
-    """The fits that `out` lacks, ordered so that networks and tasks are loaded seldom.
+    """The fits that `out` lacks, ordered so that networks and tasks are loaded seldom and images pass once.
 
-    Raises DataError for an unknown method, or where `out` holds results of the same fits under other conditions.
+    What reads most of a network comes first: the others find their features in the store. Raises DataError for an
+    unknown method, or where `out` holds results of the same fits under other conditions.
     """
     for method in methods:
         _method(method, 0, 1, conditions)
+    widest_first = sorted(dict.fromkeys(methods), key=lambda name: -sum(target_sizes_of(name, conditions.target_sizes)))
     there = {result.key: result for result in read_results(results_file(out))}
     fits = []
     for backbone in dict.fromkeys(backbones):
         for task in suite.tasks:
-            for method in dict.fromkeys(methods):
+            for method in widest_first:
                 for seed in dict.fromkeys(seeds):
                     result = there.get((suite.name, task.name, backbone, method, seed))
                     if result is None:
@@ -167,7 +169,9 @@ def _measured(
     """Fit, predict, write: the line comes last, so that a result has its predictions and mistakes."""
     method, journal = _method(fit.method, fit.seed, folds_for(task), conditions), Journal()
     reset_peak()
-    model = method.fit(backbone, task, store, journal=journal, progress=False)
+    # a trained network's only pass over the test images is the one below
+    learned = replace(task, test=None) if fit.method in TRAINED else task
+    model = method.fit(backbone, learned, store, journal=journal, progress=False)
     peak, test = peak_bytes(), task.test
     assert test is not None, "limited() asks for one"
     probabilities = _probabilities(model, test, backbone, store)
@@ -203,12 +207,13 @@ def _measured(
 
 
 def _method(name: str, seed: int, folds: int, conditions: Conditions) -> Method:
-    sizes = conditions.target_sizes
-    if sizes is not None and not chooses_target_size(name):
-        sizes = sizes[:1]
+    """The method under those of the conditions that it has a use for."""
+    options, sizes = options_of(name), conditions.target_sizes
+    if sizes and not target_sizes_of(name):  # it reads the last features alone, or no stored ones
+        sizes = sizes[:1] if "--target-size" in options else None
     trained = name in TRAINED
     return method_named(
-        name, target_sizes=sizes, folds=folds, seed=seed,
+        name, target_sizes=sizes, folds=folds if "--folds" in options else None, seed=seed,
         lrs=conditions.lrs if trained else None, steps=conditions.steps if trained else None,
     )  # fmt: skip
 

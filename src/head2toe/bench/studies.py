@@ -18,7 +18,7 @@ from head2toe.bench.result import Result, append_result, read_results
 from head2toe.bench.run import Conditions, Failure, Fit, check_same, limited
 from head2toe.bench.suite import Suite, SuiteTask
 from head2toe.data.task import joined
-from head2toe.errors import DataError, Head2ToeError
+from head2toe.errors import BackboneError, DataError, Head2ToeError
 from head2toe.head import Head
 from head2toe.methods import method_named
 from head2toe.methods.head2toe import Head2Toe
@@ -59,6 +59,19 @@ class Place:
     conditions: Conditions
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """A point that a study cannot have on this task or network, and why."""
+
+    task: str
+    series: str
+    x: float
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.task}, {self.series} {self.x:g}: {self.reason}"
+
+
 @dataclass(frozen=True, eq=False)
 class Arm:
     """One fit of a study: the series and the place in it that its accuracy is drawn at."""
@@ -81,7 +94,7 @@ def run(
     max_test: int | None = None,
     image_size: int | None = None,
     advance: Callable[[int, int], None] = lambda done, total: None,
-) -> Iterator[Result | Failure]:
+) -> Iterator[Result | Failure | LeftOut]:
     """Make the studies `names` on every task; lines go to `out/studies/NAME.jsonl` as they come, what is there stays.
 
     What goes wrong for one fit does not stop the others; DataError for an unknown study, or where `out` holds the same
@@ -135,9 +148,14 @@ def _lines(out: Path, study: str) -> Path:
     return out / "studies" / f"{study}.jsonl"
 
 
-def _study(name: str, task: SuiteTask, place: Place, backbone_name: str, path: Path) -> Iterator[Result | Failure]:
+def _study(
+    name: str, task: SuiteTask, place: Place, backbone_name: str, path: Path
+) -> Iterator[Result | Failure | LeftOut]:
     there = {result.key for result in read_results(path)}
     for arm in STUDIES[name](place):
+        if isinstance(arm, LeftOut):
+            yield arm
+            continue
         method = f"{arm.series} {arm.x:g}"
         if (name, task.name, backbone_name, method, place.seed) in there:
             continue
@@ -243,20 +261,21 @@ def _n_train(place: Place) -> Iterator[Arm]:
                 yield Arm(name, float(n), _fit(place, method, task))
 
 
-def _flops_budget(place: Place) -> Iterator[Arm]:
+def _flops_budget(place: Place) -> Iterator[Arm | LeftOut]:
+    """Shares that no tap lies within are left out."""
     from head2toe.backbones.select import cut
 
+    method = _head2toe(place, keep=LADDER)  # named fractions: the last features may be out of reach
     for share in SHARES:
-
-        def fit(journal: Journal, share: float = share) -> Head:
+        try:
             reached = replace(place.backbone, taps=cut(place.backbone, share))
-            method = _head2toe(place, keep=LADDER)  # named fractions: the last features may be out of reach
-            return _fit(place, method, backbone=reached)(journal)
+        except BackboneError as error:
+            yield LeftOut(place.task.name, "head2toe", share, str(error))
+        else:
+            yield Arm("head2toe", share, _fit(place, method, backbone=reached))
 
-        yield Arm("head2toe", share, fit)
 
-
-STUDIES: dict[str, Callable[[Place], Iterator[Arm]]] = {
+STUDIES: dict[str, Callable[[Place], Iterator[Arm | LeftOut]]] = {
     "keep-fraction": _keep_fraction,
     "target-size": _target_size,
     "window": _window,

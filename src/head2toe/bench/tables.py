@@ -16,7 +16,7 @@ from head2toe.bench.predictions import read_right
 from head2toe.bench.result import Result, read_results
 from head2toe.data.vtab import VTAB
 from head2toe.errors import DataError
-from head2toe.methods import NAMES
+from head2toe.methods import NAMES, target_sizes_of
 
 GROUPS = ("natural", "specialized", "structured")  # VTAB's order; other groups follow by name
 PROTOCOL = ("target_sizes", "max_test", "precision", "image_size", "resize", "normalised")
@@ -60,7 +60,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Table:
-    """Everything measured with one network on one suite; `missing` are tasks of the suite without any result."""
+    """Everything measured with one network on one suite; `missing` are tasks of the suite without any result.
+
+    `target_sizes` are those that the heads of each method read, where methods were left to their own.
+    """
 
     suite: str
     backbone: str
@@ -70,6 +73,7 @@ class Table:
     comparisons: tuple[Comparison, ...]
     missing: tuple[str, ...] = ()
     protocol: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    target_sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def tables_of(results: Sequence[Result], right_of: RightOf | None = None, *, reference: str = "linear") -> list[Table]:
@@ -77,6 +81,23 @@ def tables_of(results: Sequence[Result], right_of: RightOf | None = None, *, ref
     cells = by_cell(results)
     pairs = dict.fromkeys((cell.suite, cell.backbone) for cell in cells)
     return [_table(pair, _of(cells, *pair), right_of or (lambda result: None), reference) for pair in pairs]
+
+
+def sizes_note(table: Table) -> str:
+    """What each method's heads read, in a sentence; nothing where all methods have the same target sizes."""
+    methods: dict[tuple[int, ...], list[str]] = {}
+    for method, sizes in table.target_sizes.items():
+        methods.setdefault(sizes, []).append(method)
+    if len(methods) < 2:
+        return ""
+    read = (f"{', '.join(of)} {' or '.join(f'{size:,}' for size in sizes)}" for sizes, of in methods.items())
+    return f"Not the same features for all; target sizes of the heads: {'; '.join(read)}."
+
+
+def mean_of(table: Table, method: str) -> float | None:
+    """A method's mean over all tasks; None where it lacks one."""
+    entries = [row.entries[method].accuracy for row in table.rows if row.kind == "tasks" and method in row.entries]
+    return entries[0] if entries else None
 
 
 def write_tables(out: Path, *, reference: str = "linear") -> list[Table]:
@@ -157,7 +178,16 @@ def _table(pair: tuple[str, str], cells: Mapping[Cell, list[Result]], right_of: 
             for name in PROTOCOL
             if any(name in result.settings for result in results)
         },
+        target_sizes=_own_sizes(methods, results),
     )
+
+
+def _own_sizes(methods: Sequence[str], results: Sequence[Result]) -> dict[str, tuple[int, ...]]:
+    sizes: dict[str, set[int]] = {method: set() for method in methods if target_sizes_of(method)}
+    for result in results:
+        if result.method in sizes and result.settings.get("target_sizes") == "default":
+            sizes[result.method] |= {int(result.settings["target_size"])} if "target_size" in result.settings else set()
+    return {method: tuple(sorted(of)) for method, of in sizes.items() if of}
 
 
 def _task_rows(
@@ -230,6 +260,8 @@ def _notes(table: Table) -> list[str]:
     notes = []
     if table.upper_bounds:
         notes.append("† chosen on test images: an upper bound, no method to use.")
+    if note := sizes_note(table):
+        notes.append(note)
     if table.missing:
         notes.append(f"Not measured, so in no mean: {', '.join(table.missing)}.")
     widths = [

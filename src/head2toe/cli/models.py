@@ -22,6 +22,7 @@ from head2toe.cli.app import (
     opened,
 )
 from head2toe.methods import NAMES as METHODS
+from head2toe.methods import SIZES
 
 
 @app.command(epilog="Example: head2toe taps efficientnet_lite0 --target-size 4096")
@@ -67,7 +68,9 @@ def fit(
         float | None, typer.Option(help="Read no tap beyond this share (0 to 1] of the network's operations.")
     ] = None,
     image_size: ImageSizeOption = None,
-    folds: Annotated[int, typer.Option(help="Cross-validation folds; 1 uses the validation split.")] = 5,
+    folds: Annotated[
+        int | None, typer.Option(help="Cross-validation folds, by default 5; 1 uses the validation split.")
+    ] = None,
     lr: Annotated[
         list[float] | None,
         typer.Option(help="Learning rate of a trained network; repeat to choose on held-out images."),
@@ -173,7 +176,6 @@ def extract(
     from head2toe import present
     from head2toe.backbones import load_backbone
     from head2toe.extract import extract as run
-    from head2toe.methods.frozen import SIZES
     from head2toe.taps import Pool
 
     loaded = load_backbone(

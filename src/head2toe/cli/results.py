@@ -144,7 +144,7 @@ def study(
     from head2toe import present
     from head2toe.backbones import load_backbone
     from head2toe.bench.run import Failure, shown
-    from head2toe.bench.studies import run
+    from head2toe.bench.studies import LeftOut, run
     from head2toe.bench.suite import suite_named
 
     chosen = suite_named(suite, root)
@@ -157,7 +157,9 @@ def study(
             target_size=target_size, seeds=numbers("--seeds", seeds), max_test=max_test, image_size=image_size,
             advance=advance,
         ):  # fmt: skip
-            if isinstance(event, Failure):
+            if isinstance(event, LeftOut):
+                typer.echo(f"left out: {event}", err=True)
+            elif isinstance(event, Failure):
                 failed += 1
                 typer.echo(f"failed: {event}", err=True)
             else:
@@ -172,10 +174,13 @@ def study(
 def report(
     folder: Annotated[Path, typer.Argument(help="Folder that head2toe bench or head2toe study filled.")],
     out: Annotated[Path | None, typer.Option("--out", help="The page; by default report.html in the folder.")] = None,
+    figures: Annotated[
+        Path | None, typer.Option(help="Folder of every figure as SVG; by default figures/ beside the page.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Everything that was measured on one HTML page that needs nothing else: tables, figures, mistakes, costs."""
     from head2toe.bench.report import write_report
 
-    page = write_report(folder, out)
+    page = write_report(folder, out, figures)
     typer.echo(json.dumps({"report": str(page), "bytes": page.stat().st_size}) if as_json else str(page))

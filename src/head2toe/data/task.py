@@ -171,7 +171,8 @@ def assemble(
     """A checked `Task` from what a reader found; `classes` gives an order of its own to their names, else sorted.
 
     Raises DataError where inputs cannot be opened, no train split exists, fewer than two classes are left, or test
-    holds a class that neither train nor validation has; unseen=True lets it (every answer on such rows is wrong).
+    holds a class that neither train nor validation has. unseen=True keeps all declared classes, whoever has them (every
+    answer on rows of a class that train and validation lack is wrong).
     skip_bad=True decodes every input and leaves out the damaged.
     """
     if "train" not in rows:
@@ -211,9 +212,9 @@ def _class_names(
         )
     if len(known) < 2:
         raise DataError(f"load '{name}': at least two classes are needed, every input is '{next(iter(known))}'")
-    known |= set(unknown)
-    order = sorted(known) if declared is None else [label for label in declared if label in known]
-    return tuple(order)
+    if declared is None:
+        return tuple(sorted(known | set(unknown)))
+    return tuple(label for label in declared if unseen or label in known)
 
 
 def _listing(names: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from head2toe.data.task import Item, Rows, Task, assemble
+from head2toe.data.vtab import VTAB
 from head2toe.errors import DataError, MissingExtraError
 
 Example = Mapping  # name of a feature -> bytes, numbers, or another of these
@@ -72,7 +73,7 @@ def tfds_folder(name: str, data_dir: Path) -> Path | None:
 
 
 def read_tfds(name: str, folder: Path) -> Task:
-    """The VTAB-1k task called `name` from a prepared data set; classes are called by their numbers.
+    """The VTAB-1k task called `name` from a prepared data set; classes are all numbers that the benchmark has for it.
 
     MissingExtraError without tensorflow_datasets, DataError for files that cannot be read row by row.
     """
@@ -93,8 +94,8 @@ def read_tfds(name: str, folder: Path) -> Task:
         n = min(len(examples), SIZES.get(split, len(examples)))
         labels = [str(recipe.label(examples[row])) for row in range(n)]
         rows[split] = Rows(TfdsRows(examples, n, recipe.scale, f"{name}/{split}"), labels)
-    numbers = sorted({label for split in rows.values() for label in split.labels}, key=int)
-    return assemble(name, rows, skip_bad=False, classes=numbers, unseen=True)
+    (known,) = (task for task in VTAB if task.name == name)
+    return assemble(name, rows, skip_bad=False, classes=known.classes, unseen=True)
 
 
 def _given(feature: str, bins: int = 1) -> Callable[[Example], int]:

@@ -32,6 +32,11 @@ class VtabTask:
     def name(self) -> str:
         return self.folders[0]
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Its classes, called by their numbers."""
+        return tuple(map(str, range(self.n_classes)))
+
 
 VTAB = (
     VtabTask("natural", 102, ("caltech101",)),
@@ -64,8 +69,9 @@ def is_vtab(folder: Path) -> bool:
 def read_vtab(folder: Path, *, skip_bad: bool = False) -> Task:
     """The task in `folder`; classes are called by their numbers, as the layout has no names.
 
-    Test may hold classes that the 1,000 training images lack (397 classes do not all fit into them). DataError for a
-    missing list, a line that is no "path number", or a number outside a known task's classes.
+    A known task has as many classes as the benchmark says, whichever the rows hold: 397 classes do not all fit into
+    1,000 training images, and labels of test images must not tell. DataError for a missing list, a line that is no
+    "path number", or a number outside a known task's classes.
     """
     if not is_vtab(folder):
         wanted = f"{LISTS['test']} and {LISTS['train']} with {LISTS['validation']}, or {BOTH}"
@@ -77,9 +83,10 @@ def read_vtab(folder: Path, *, skip_bad: bool = False) -> Task:
         for split, name in lists.items()
         if split != "validation" or (folder / name).is_file()
     }
+    if known is not None:
+        return assemble(known.name, rows, skip_bad=skip_bad, classes=known.classes, unseen=True)
     numbers = sorted({label for split in rows.values() for label in split.labels}, key=int)
-    name = folder.resolve().name if known is None else known.name
-    return assemble(name, rows, skip_bad=skip_bad, classes=numbers, unseen=True)
+    return assemble(folder.resolve().name, rows, skip_bad=skip_bad, classes=numbers, unseen=True)
 
 
 def _rows(folder: Path, path: Path, known: VtabTask | None) -> Rows:

@@ -37,70 +37,66 @@ class Method(Protocol):
     ) -> Head | Network: ...
 
 
-SMALL = 512  # the target size of methods that do not choose one
+SIZES = (512, 4096)  # target sizes that a fit chooses from by default: what there is, and where it is
+SMALL = (512,)  # of methods that would take minutes on the larger one
+FOLDS = 5
 
 
 @dataclass(frozen=True)
 class _Asked:
-    """What a user asked for."""
+    """What a user asked for, and in its absence the method's own target sizes and folds."""
 
-    target_sizes: tuple[int, ...] | None
+    target_sizes: tuple[int, ...]
     keep: tuple[float, ...] | None
     folds: int
     seed: int
     lrs: tuple[float, ...]
     steps: tuple[int, ...]
 
-    @property
-    def size(self) -> int:
-        return self.target_sizes[0] if self.target_sizes else SMALL
-
 
 @dataclass(frozen=True)
 class _Entry:
-    """How a method is made of what was asked for, and the options that it has and others have not."""
+    """How a method is made of what was asked for, its options, and the target sizes that it chooses from by default."""
 
     make: Callable[[_Asked], Method]
     options: tuple[str, ...] = ()
+    sizes: tuple[int, ...] = ()
 
 
 def _linear(asked: _Asked) -> Method:
     from head2toe.methods.linear import Linear
 
-    return Linear(asked.size, asked.folds, asked.seed)
+    return Linear(asked.target_sizes[0], asked.folds, asked.seed)
 
 
 def _control(asked: _Asked) -> Method:
     from head2toe.methods.linear import Control
 
-    return Control(asked.size, asked.folds, asked.seed)
+    return Control(asked.target_sizes[0], asked.folds, asked.seed)
 
 
 def _all(penalty: Literal["l1", "l2", "l21"], asked: _Asked) -> Method:
     from head2toe.methods.all_features import AllFeatures
-    from head2toe.methods.frozen import SIZES
 
-    usual = SIZES if penalty == "l2" else SMALL  # the paths of l1 and l2,1 take minutes on the larger size
-    return AllFeatures(penalty, asked.target_sizes or usual, asked.folds, asked.seed)
+    return AllFeatures(penalty, asked.target_sizes, asked.folds, asked.seed)
 
 
 def _oracle(asked: _Asked) -> Method:
     from head2toe.methods.oracle import Oracle
 
-    return Oracle(asked.size, asked.folds, asked.seed)
+    return Oracle(asked.target_sizes, asked.folds, asked.seed)
 
 
 def _head2toe(asked: _Asked) -> Head2Toe:
-    from head2toe.methods.frozen import SIZES
     from head2toe.methods.head2toe import Head2Toe
 
-    return Head2Toe(asked.target_sizes or SIZES, asked.keep, folds=asked.folds, seed=asked.seed)
+    return Head2Toe(asked.target_sizes, asked.keep, folds=asked.folds, seed=asked.seed)
 
 
 def _paper(recipe: Literal["linear", "all-l1", "all-l2", "all-l21", "head2toe"], asked: _Asked) -> Method:
     from head2toe.methods.paper import Paper
 
-    return Paper(recipe, asked.target_sizes or SMALL, folds=asked.folds, seed=asked.seed)
+    return Paper(recipe, asked.target_sizes, folds=asked.folds, seed=asked.seed)
 
 
 def _trained(name: Literal["scratch", "finetune", "head2toe-ft"], asked: _Asked) -> Method:
@@ -117,31 +113,40 @@ def _trained(name: Literal["scratch", "finetune", "head2toe-ft"], asked: _Asked)
     return replace(method, training=training)
 
 
-_KEEP, _SIZES, _LR, _STEPS = "--keep", "a second --target-size", "--lr", "--steps"
+_KEEP, _LR, _STEPS = "--keep", "--lr", "--steps"
+_READS = ("--target-size", "--folds")  # a linear probe
+_CHOOSES = (*_READS, "a second --target-size")  # whatever reads middle layers
+_TRAINS = (_LR, _STEPS)
 _METHODS: Mapping[str, _Entry] = {
-    "linear": _Entry(_linear),
-    "all-l1": _Entry(partial(_all, "l1"), (_SIZES,)),
-    "all-l2": _Entry(partial(_all, "l2"), (_SIZES,)),
-    "all-l21": _Entry(partial(_all, "l21"), (_SIZES,)),
-    "head2toe": _Entry(_head2toe, (_KEEP, _SIZES)),
-    "control": _Entry(_control),
-    "oracle": _Entry(_oracle),
-    "scratch": _Entry(partial(_trained, "scratch"), (_LR, _STEPS)),
-    "finetune": _Entry(partial(_trained, "finetune"), (_LR, _STEPS)),
-    "head2toe-ft": _Entry(partial(_trained, "head2toe-ft"), (_KEEP, _SIZES, _LR, _STEPS)),
-    "paper-linear": _Entry(partial(_paper, "linear")),
-    "paper-all-l1": _Entry(partial(_paper, "all-l1")),
-    "paper-all-l2": _Entry(partial(_paper, "all-l2")),
-    "paper-all-l21": _Entry(partial(_paper, "all-l21")),
-    "paper-head2toe": _Entry(partial(_paper, "head2toe"), (_SIZES,)),
+    "linear": _Entry(_linear, _READS),
+    "all-l1": _Entry(partial(_all, "l1"), _CHOOSES, SMALL),
+    "all-l2": _Entry(partial(_all, "l2"), _CHOOSES, SIZES),
+    "all-l21": _Entry(partial(_all, "l21"), _CHOOSES, SMALL),
+    "head2toe": _Entry(_head2toe, (*_CHOOSES, _KEEP), SIZES),
+    "control": _Entry(_control, _READS),
+    "oracle": _Entry(_oracle, _CHOOSES, SMALL),
+    "scratch": _Entry(partial(_trained, "scratch"), _TRAINS),
+    "finetune": _Entry(partial(_trained, "finetune"), _TRAINS),
+    "head2toe-ft": _Entry(partial(_trained, "head2toe-ft"), (*_CHOOSES, _KEEP, *_TRAINS), SIZES),
+    "paper-linear": _Entry(partial(_paper, "linear"), _READS),
+    "paper-all-l1": _Entry(partial(_paper, "all-l1"), _CHOOSES, SMALL),
+    "paper-all-l2": _Entry(partial(_paper, "all-l2"), _CHOOSES, SMALL),
+    "paper-all-l21": _Entry(partial(_paper, "all-l21"), _CHOOSES, SMALL),
+    "paper-head2toe": _Entry(partial(_paper, "head2toe"), _CHOOSES, SMALL),
 }
 NAMES = tuple(_METHODS)
 TRAINED = ("scratch", "finetune", "head2toe-ft")  # whole networks, on a GPU or for hours
 
 
-def chooses_target_size(name: str) -> bool:
-    """Whether the method takes several target sizes."""
-    return name in _METHODS and _SIZES in _METHODS[name].options
+def options_of(name: str) -> tuple[str, ...]:
+    """The options that a method has and others have not; DataError for an unknown one."""
+    return _entry(name).options
+
+
+def target_sizes_of(name: str, given: Sequence[int] | None = None) -> tuple[int, ...]:
+    """The target sizes of the middle layers that a method reads, of the `given` or its own; none for other methods."""
+    own = _METHODS[name].sizes if name in _METHODS else ()
+    return tuple(given) if given and own else own
 
 
 def method_named(
@@ -149,25 +154,35 @@ def method_named(
     *,
     target_sizes: Sequence[int] | None = None,
     keep: Sequence[float] | None = None,
-    folds: int = 5,
+    folds: int | None = None,
     seed: int = 0,
     lrs: Sequence[float] | None = None,
     steps: Sequence[int] | None = None,
 ) -> Method:
-    """The method that a user calls `name`.
+    """The method that a user calls `name`; what is None or empty is left to it.
 
     DataError for an unknown one or an option that it does not have, FeatureError for a target size below zero.
     """
+    entry, sizes, fractions = _entry(name), tuple(target_sizes or ()), tuple(keep or ())
+    for size in sizes:
+        Pool(size)  # refuses one that means nothing, before anything is loaded
+    given = {
+        "--target-size": sizes, "a second --target-size": sizes[1:], "--folds": folds is not None, _KEEP: fractions,
+        _LR: lrs, _STEPS: steps,
+    }  # fmt: skip
+    for option in (option for option, value in given.items() if value and option not in entry.options):
+        others = ", ".join(other for other, one in _METHODS.items() if option in one.options)
+        raise DataError(f"method '{name}' has no use for {option}; it goes with {others}")
+    return entry.make(
+        _Asked(
+            sizes or entry.sizes or SMALL, fractions or None, FOLDS if folds is None else folds, seed,
+            tuple(lrs or ()), tuple(steps or ()),
+        )
+    )  # fmt: skip
+
+
+def _entry(name: str) -> _Entry:
     if name not in _METHODS:
         near = difflib.get_close_matches(name, NAMES, 1)
         raise DataError(f"method '{name}' is unknown{f', did you mean {near[0]}?' if near else ''}; there are {NAMES}")
-    sizes, fractions = tuple(target_sizes or ()), tuple(keep or ())
-    for size in sizes:
-        Pool(size)  # refuses one that means nothing, before anything is loaded
-    asked = _Asked(sizes or None, fractions or None, folds, seed, tuple(lrs or ()), tuple(steps or ()))
-    options = {_KEEP: asked.keep, _SIZES: sizes[1:], _LR: asked.lrs, _STEPS: asked.steps}
-    for option, given in options.items():
-        if given and option not in _METHODS[name].options:
-            others = ", ".join(other for other, entry in _METHODS.items() if option in entry.options)
-            raise DataError(f"method '{name}' has no use for {option}; it goes with {others}")
-    return _METHODS[name].make(asked)
+    return _METHODS[name]

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from head2toe.store import FeatureStore
 
 
-SIZES = (512, 4096)  # target sizes that a fit chooses from by default: what there is, and where it is
-
-
 @runtime_checkable
 class Frozen(Protocol):
     """What a method says of itself: its name, what it reads, and how it chooses and fits a layer."""

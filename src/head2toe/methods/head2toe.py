@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from head2toe.errors import DataError
-from head2toe.methods import frozen
+from head2toe.methods import SIZES, frozen
 from head2toe.methods.design import Design, design_of
 from head2toe.methods.final import STRENGTHS, fit, held_out_right, right_without
 from head2toe.methods.outcome import Outcome
@@ -41,7 +41,7 @@ class Head2Toe:
     in make the cross-validated accuracy too good.
     """
 
-    target_size: int | Sequence[int] = frozen.SIZES
+    target_size: int | Sequence[int] = SIZES
     keep: float | Sequence[float] | None = None
     criterion: Criterion = "elimination"
     scaling: Scaling = "tap"

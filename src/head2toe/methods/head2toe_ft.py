@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,7 +56,11 @@ class Head2ToeFT:
         # the second fit found everything in the store
         journal.extraction, journal.flops["extract"] = extraction, operations
         start = Start(from_head(judged, backbone), from_head(final, backbone), frozen_statistics=True)
-        return fit_network("head2toe-ft", self, self.training, start, backbone, task, store, journal, progress=progress)
+        network = fit_network(
+            "head2toe-ft", self, self.training, start, backbone, task, store, journal, progress=progress
+        )
+        settings = final.provenance.settings | network.provenance.settings  # of the head, then of its training
+        return replace(network, provenance=replace(network.provenance, settings=settings))
 
 
 def from_head(head: Head, backbone: Backbone) -> Tapped:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,11 +27,12 @@ if TYPE_CHECKING:
 class Oracle:
     """A linear layer on the last features and one tap, that of the best test accuracy (Figure 3).
 
-    Each tap's l2 strength is cross-validated, only the tap is chosen on test images. The last features alone are a
-    candidate, so that Oracle is never below Linear. DataError for a task without a test split.
+    Each tap's l2 strength is cross-validated; the tap and, where several are given, the target size are chosen on test
+    images. The last features alone are a candidate, so that Oracle is never below Linear. DataError for a task without
+    a test split.
     """
 
-    target_size: int = 512
+    target_size: int | Sequence[int] = 512
     folds: int = 5
     seed: int = 0
     fit = frozen.fit
@@ -41,7 +43,7 @@ class Oracle:
 
     @property
     def pools(self) -> tuple[Pool, ...]:
-        return (Pool(self.target_size),)
+        return frozen.pools_of(self.target_size)
 
     def reads(self, backbone: Backbone, task: Task) -> tuple[str, ...]:
         if task.test is None:
@@ -52,10 +54,8 @@ class Oracle:
         return tuple(tap.name for tap in backbone.taps)
 
     def choose(self, problem: Problem, journal: Journal) -> Outcome:
-        (pool,) = self.pools
         with journal.phase("select"):
-            design = design_of(problem.table(pool))
-            best = max(_candidates(problem, design, pool), key=_Candidate.merit)
+            best, design = max((_best(problem, pool) for pool in self.pools), key=lambda one: one[0].merit())
         with journal.phase("fit"):
             taps = {best.tap, problem.backbone.prelogits}
             index = np.sort(np.concatenate([design.of_tap(name) for name in taps]))
@@ -64,7 +64,7 @@ class Oracle:
         settings: dict[str, float | int | str] = {
             UPPER_BOUND: "chosen on test images",
             "tap": best.tap,
-            "target_size": pool.target_size,
+            "target_size": best.pool.target_size,
             "l2_strength": best.strength,
             "folds": problem.n_folds,
         }
@@ -76,6 +76,7 @@ class Oracle:
 class _Candidate:
     """One tap beside the last features, at its best cross-validated strength."""
 
+    pool: Pool
     tap: str
     strength: float
     cv_accuracy: float
@@ -85,18 +86,21 @@ class _Candidate:
         return self.test_accuracy, self.cv_accuracy
 
 
-def _candidates(problem: Problem, design: Design, pool: Pool) -> list[_Candidate]:
-    """Every tap, from inner products alone: those of the last features are computed once, each tap's own added."""
-    last = problem.backbone.prelogits
+def _best(problem: Problem, pool: Pool) -> tuple[_Candidate, Design]:
+    """The best of all taps at one target size, from inner products alone, and the features that it was chosen on.
+
+    Inner products of the last features are computed once, each tap's own added.
+    """
+    design, last = design_of(problem.table(pool)), problem.backbone.prelogits
     K_last, test_last = _inner(problem, design, pool, last)
-    candidates = [_judged(problem, last, K_last, test_last)]
+    candidates = [_judged(problem, pool, last, K_last, test_last)]
     others = [tap.name for tap in design.taps if tap.name != last]
-    with problem.bar("oracle, tap by tap", len(others)) as advance:
+    with problem.bar(f"oracle, {pool.target_size}, tap by tap", len(others)) as advance:
         for name in others:
             K, test = _inner(problem, design, pool, name)
-            candidates.append(_judged(problem, name, K_last + K, test_last + test))
+            candidates.append(_judged(problem, pool, name, K_last + K, test_last + test))
             advance()
-    return candidates
+    return max(candidates, key=_Candidate.merit), design
 
 
 def _inner(problem: Problem, design: Design, pool: Pool, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -105,7 +109,7 @@ def _inner(problem: Problem, design: Design, pool: Pool, name: str) -> tuple[np.
     return ridge.gram(block), ridge.gram(design.like(problem.test_table(pool, [name])), block)
 
 
-def _judged(problem: Problem, name: str, K: np.ndarray, test: np.ndarray) -> _Candidate:
+def _judged(problem: Problem, pool: Pool, name: str, K: np.ndarray, test: np.ndarray) -> _Candidate:
     labels, n_classes = problem.labels, problem.n_classes
     right = problem.over_folds(lambda out: right_without(K, labels, out, n_classes))
     best = int(np.argmax(right))
@@ -113,4 +117,4 @@ def _judged(problem: Problem, name: str, K: np.ndarray, test: np.ndarray) -> _Ca
     assert problem.task.test is not None
     predicted = (test @ path.dual[0] + path.intercepts[0]).argmax(axis=1)
     accuracy = float((predicted == problem.task.test.labels).mean())
-    return _Candidate(name, float(STRENGTHS[best]), float(right[best] / problem.n_held_out), accuracy)
+    return _Candidate(pool, name, float(STRENGTHS[best]), float(right[best] / problem.n_held_out), accuracy)

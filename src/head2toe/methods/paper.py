@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
-from head2toe.errors import DataError
+from head2toe.errors import DataError, NotConvergedError
 from head2toe.methods import frozen
 from head2toe.methods.final import Layer
 from head2toe.methods.outcome import Outcome, kept_taps
@@ -99,6 +99,8 @@ class Paper:
         with journal.phase("fit"):
             table, everyone = problem.table(best.pool), np.ones(len(problem.labels), dtype=bool)
             (trained,) = _trained(self, problem, table, everyone, [best.setting])
+        if best.accuracy < 0 or trained is None:
+            raise NotConvergedError(f"{self.name}: the loss became no number with {best.setting}; lower the grid's lrs")
         settings: dict[str, float | int | str] = {
             "steps": best.setting.steps,
             "lr": best.setting.lr,
@@ -122,7 +124,10 @@ class Setting:
 
 @dataclass(frozen=True)
 class _Choice:
-    """A setting and its held-out accuracy; equal ones go to fewer features, then to fewer steps."""
+    """A setting and its held-out accuracy, below zero where its loss became no number in some fold.
+
+    Equal ones go to fewer features, then to fewer steps.
+    """
 
     pool: Pool
     setting: Setting
@@ -140,17 +145,21 @@ class _Trained:
     features: np.ndarray
     layer: Layer
 
+    def right(self, labels: np.ndarray, rows: np.ndarray) -> int:
+        """How many of `rows` (n,) bool it gets right."""
+        predicted = (self.features[rows] @ self.layer.W + self.layer.b).argmax(axis=1)
+        return int((predicted == labels[rows]).sum())
+
 
 def _cross_validated(paper: Paper, problem: Problem, pool: Pool) -> list[_Choice]:
     table, settings = problem.table(pool), paper.settings
     with problem.bar(f"{paper.name}, {pool.target_size}", problem.n_folds * len(settings)) as advance:
 
         def right(held_out: np.ndarray) -> np.ndarray:
-            """Held-out rows that each setting gets right: (len(settings),) int64."""
+            """Held-out rows that each setting gets right: (len(settings),) int64; fewer than none if it diverged."""
             counts = []
             for one in _trained(paper, problem, table, ~held_out, settings):
-                logits = one.features[held_out] @ one.layer.W + one.layer.b
-                counts.append((logits.argmax(axis=1) == problem.labels[held_out]).sum())
+                counts.append(-1 - problem.n_held_out if one is None else one.right(problem.labels, held_out))
                 advance()
             return np.array(counts)
 
@@ -160,8 +169,11 @@ def _cross_validated(paper: Paper, problem: Problem, pool: Pool) -> list[_Choice
 
 def _trained(
     paper: Paper, problem: Problem, table: FeatureTable, rows: np.ndarray, settings: Sequence[Setting]
-) -> Iterator[_Trained]:
-    """Each setting's layer on `rows` (n,) bool, in their order: settings that share data are trained side by side."""
+) -> Iterator[_Trained | None]:
+    """Each setting's layer on `rows` (n,) bool, in their order: settings that share data are trained side by side.
+
+    None where the loss became no number.
+    """
     labels, n_classes, seed = problem.labels[rows], problem.n_classes, paper.seed
     everything = np.arange(table.n_features)
     features = _scaled(table, everything)
@@ -173,16 +185,19 @@ def _trained(
             features[rows], labels, *zip(*kappas, strict=True),
             n_classes=n_classes, steps=steps, penalty=_PENALTIES.get(paper.method), seed=seed,
         )  # fmt: skip
-        for ((lr, _), fractions), (W, b) in zip(kappas.items(), layers, strict=True):
-            if paper.method != "head2toe":
-                yield _Trained(everything, features, Layer(W, b))
+        for ((lr, _), fractions), layer in zip(kappas.items(), layers, strict=True):
+            if layer is None:
+                yield from [None] * len(fractions)
                 continue
-            order = ranking(np.linalg.norm(W, axis=1))
+            if paper.method != "head2toe":
+                yield _Trained(everything, features, Layer(*layer))
+                continue
+            order = ranking(np.linalg.norm(layer[0], axis=1))
             for kappa in fractions:
                 index = np.sort(order[: n_kept(table.n_features, kappa)])
                 kept = _scaled(table, index)
-                final = sgd.fit(kept[rows], labels, n_classes=n_classes, steps=steps, lr=lr, seed=seed)
-                yield _Trained(index, kept, Layer(*final))
+                (final,) = sgd.fit_all(kept[rows], labels, [lr], [0.0], n_classes=n_classes, steps=steps, seed=seed)
+                yield None if final is None else _Trained(index, kept, Layer(*final))
 
 
 def _scaled(table: FeatureTable, index: np.ndarray) -> np.ndarray:

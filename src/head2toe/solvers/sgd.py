@@ -39,10 +39,13 @@ def fit(
     """Weights W (F, C) and intercepts b (C,), both float32, after `steps` batches of Adam.
 
     The penalty adds lam * sum |W|, lam * sum W^2 / 2 or lam * sum_j ||W_j||_2 to the mean cross-entropy of each batch.
+    Raises FeatureError where the loss becomes no number.
     """
     settings = {"n_classes": n_classes, "steps": steps, "batch_size": batch_size, "seed": seed}
-    ((W, b),) = fit_all(X, y, [lr], [lam], penalty=penalty, **settings)
-    return W, b
+    (layer,) = fit_all(X, y, [lr], [lam], penalty=penalty, **settings)
+    if layer is None:
+        raise FeatureError(f"sgd: the loss became no number at lr {lr}; look for NaN features or lower lr")
+    return layer
 
 
 def fit_all(
@@ -56,10 +59,11 @@ def fit_all(
     batch_size: int = 128,
     penalty: Penalty | None = None,
     seed: int = 0,
-) -> list[tuple[np.ndarray, np.ndarray]]:
+) -> list[tuple[np.ndarray, np.ndarray] | None]:
     """One `fit` for each pair of learning rate and strength, side by side: every batch is read once for all.
 
-    The batches are held in float32, which is a copy of X.
+    None stands for a pair whose loss became no number; it leaves the others alone. The batches are held in float32,
+    which is a copy of X.
     """
     import torch
     from torch.nn.functional import cross_entropy
@@ -78,19 +82,24 @@ def fit_all(
     groups = [{"params": list(layer), "lr": lr} for layer, lr in zip(zip(W, b, strict=True), lrs, strict=True)]
     optimiser = torch.optim.Adam(groups, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps)))
+    finite = torch.ones(len(lrs), dtype=torch.bool)
     for step in range(steps):
         batch, labels = batches[step % len(batches)]
         work.product(batch.shape, 2 * len(lrs) * n_classes)  # forward, and back to the weights
         logits = (batch @ torch.cat(W, 1) + torch.cat(b)).view(-1, n_classes)
-        loss = len(lrs) * cross_entropy(logits, labels.repeat_interleave(len(lrs)))  # the sum of the settings' means
-        loss = loss + sum(_penalty(one, penalty, lam) for one, lam in zip(W, lams, strict=True))
-        if not torch.isfinite(loss):
-            raise FeatureError(f"sgd: the loss is {loss.item()} at step {step}; look for NaN features or lower lr")
+        losses = cross_entropy(logits, labels.repeat_interleave(len(lrs)), reduction="none").view(-1, len(lrs)).mean(0)
+        losses = losses + torch.stack([_penalty(one, penalty, lam) for one, lam in zip(W, lams, strict=True)])
+        finite &= torch.isfinite(losses)
+        if not finite.any():
+            break
         optimiser.zero_grad()
-        loss.backward()
+        losses.sum().backward()
         optimiser.step()
         schedule.step()
-    return [(w.detach().numpy(), c.detach().numpy()) for w, c in zip(W, b, strict=True)]
+    return [
+        (w.detach().numpy(), c.detach().numpy()) if kept else None
+        for w, c, kept in zip(W, b, finite.tolist(), strict=True)
+    ]
 
 
 def _batch(blocks: tuple, y: np.ndarray, rows: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -104,9 +113,9 @@ def _batch(blocks: tuple, y: np.ndarray, rows: np.ndarray) -> tuple[Tensor, Tens
     return torch.from_numpy(np.hstack(parts)), torch.from_numpy(np.asarray(y, np.int64)[rows])
 
 
-def _penalty(W: Tensor, penalty: Penalty | None, lam: float) -> Tensor | float:
+def _penalty(W: Tensor, penalty: Penalty | None, lam: float) -> Tensor:
     if penalty is None or lam == 0.0:
-        return 0.0
+        return W.new_zeros(())
     if penalty == "l1":
         return lam * W.abs().sum()
     if penalty == "l2":
