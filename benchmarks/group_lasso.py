@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -40,7 +41,10 @@ SYNTHETIC = {
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: medians of seconds, peak memory above the start in GB, the worst objective ratio."""
+    """One line of the table: medians of seconds, peak memory above the start in GB, the worst objective ratio.
+
+    adelie's seconds are the limit, and the rest of it unknown, where it was stopped there.
+    """
 
     name: str
     active: int
@@ -131,11 +135,17 @@ def worker(which: str, folder: Path, tol: float) -> None:
     np.savez(folder / f"{which}.npz", lams=lams, seconds=seconds, gigabytes=gigabytes, **parts)
 
 
-def run(python: str, which: str, folder: Path, tol: float, threads: int) -> dict[str, np.ndarray]:
+STARTING = 30.0  # seconds that a child process may take to import, load and end, beyond its limit
+
+
+def run(
+    python: str, which: str, folder: Path, tol: float, threads: int, limit: float | None = None
+) -> dict[str, np.ndarray]:
+    """What a child process solved; subprocess.TimeoutExpired if it took more than `limit` seconds."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
     environment = {**os.environ, **dict.fromkeys(names, str(threads))}
     command = [python, __file__, "--worker", which, "--folder", str(folder), "--tol", str(tol)]
-    subprocess.run(command, env=environment, check=True)
+    subprocess.run(command, env=environment, check=True, timeout=None if limit is None else limit + STARTING)
     with np.load(folder / f"{which}.npz") as stored:
         return dict(stored)
 
@@ -146,31 +156,48 @@ def compare(X: np.ndarray, y: np.ndarray, name: str, arguments: argparse.Namespa
         folder = Path(temporary)
         np.save(folder / "X.npy", X)
         np.save(folder / "y.npy", y)
-        ours, theirs = [], []
+        ours, theirs, stopped = [], [], False
         for _ in range(arguments.repeats):
             ours.append(run(sys.executable, "ours", folder, arguments.tol, arguments.threads))
             np.save(folder / "lams.npy", ours[0]["lams"])
-            if arguments.adelie_python:
-                theirs.append(run(arguments.adelie_python, "adelie", folder, arguments.tol, arguments.threads))
-    k = len(ours[0]["lams"])
-    mine = [objective(X, y, ours[0]["lams"][i], *(ours[0][f"{p}{i}"] for p in "aWb")) for i in range(k)]
+            if arguments.adelie_python and not stopped:
+                settings = (folder, arguments.tol, arguments.threads, arguments.limit)
+                try:
+                    theirs.append(run(arguments.adelie_python, "adelie", *settings))
+                except subprocess.TimeoutExpired:
+                    stopped = True
     ratio = None
     if theirs:
-        other = [objective(X, y, ours[0]["lams"][i], *(theirs[0][f"{p}{i}"] for p in "aWb")) for i in range(k)]
-        ratio = max(a / b for a, b in zip(mine, other, strict=True))
+        strengths = ours[0]["lams"]
+        values = [
+            [objective(X, y, lam, *(one[f"{part}{i}"] for part in "aWb")) for i, lam in enumerate(strengths)]
+            for one in (ours[0], theirs[0])
+        ]
+        ratio = max(mine / other for mine, other in zip(*values, strict=True))
 
     def median(runs: list[dict[str, np.ndarray]], key: str) -> float | None:
-        return statistics.median(float(r[key]) for r in runs) if runs else None
+        return statistics.median(float(one[key]) for one in runs) if runs else None
 
     return Row(
         name,
-        len(ours[0][f"a{k - 1}"]),
+        len(ours[0][f"a{len(ours[0]['lams']) - 1}"]),
         median(ours, "seconds") or 0.0,
-        median(theirs, "seconds"),
+        arguments.limit if stopped else median(theirs, "seconds"),
         median(ours, "gigabytes") or 0.0,
         median(theirs, "gigabytes"),
         ratio,
     )
+
+
+def shown(row: Row) -> str:
+    """A line of the table."""
+    theirs, ours = "- | -", f"{row.name} | {row.active} | {row.ours_seconds:.2f}"
+    if row.adelie_seconds is not None:
+        more = "" if row.worst_objective_ratio is not None else ">= "
+        theirs = f"{more}{row.adelie_seconds:.2f} | {more}{row.adelie_seconds / row.ours_seconds:.1f}"
+    memory = "-" if row.adelie_gb is None else f"{row.adelie_gb:.2f}"
+    excess = "-" if row.worst_objective_ratio is None else f"{row.worst_objective_ratio - 1:.1e}"
+    return f"| {ours} | {theirs} | {row.ours_gb:.2f} | {memory} | {excess} |"
 
 
 def oracle_problem(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -219,29 +246,31 @@ def out_of_core(folder: Path, n: int = 2000, n_features: int = 1_000_000) -> Non
     file = folder / "features.f16"
     rng = np.random.default_rng(0)
     factors = rng.standard_normal((n, 32)).astype(np.float32)
-    X = np.memmap(file, np.float16, "w+", shape=(n, n_features), order="F")
-    for first in range(0, n_features, 8192):
-        width = min(8192, n_features - first)
-        noise = 0.3 * rng.standard_normal((n, width), dtype=np.float32)
-        X[:, first : first + width] = np.maximum(factors @ rng.standard_normal((32, width)) / 6 + noise, 0)
-    X.flush()
-    del X
+    with file.open("wb") as out:  # not through a map: pages written there would count as resident
+        for first in range(0, n_features, 8192):
+            width = min(8192, n_features - first)
+            noise = 0.3 * rng.standard_normal((n, width), dtype=np.float32)
+            values = np.maximum(factors @ rng.standard_normal((32, width)).astype(np.float32) / 6 + noise, 0)
+            out.write(values.astype(np.float16).T.tobytes())
     y = (6 * factors @ rng.standard_normal((32, 10)) / 6 + rng.gumbel(size=(n, 10))).argmax(1)
     X = np.memmap(file, np.float16, "r", shape=(n, n_features), order="F")
+    written = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     begun = time.perf_counter()
     path = group_lasso.path(X, y)
-    print(f"{time.perf_counter() - begun:.1f} s, {path.n_active[-1]} active, largest gap {path.residuals.max():.1e}")
-    print(f"peak resident memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")
+    seconds, peak = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     file.unlink()
+    print(f"{seconds:.1f} s, {path.n_active[-1]} active, largest gap {path.residuals.max():.1e}")
+    print(f"peak resident memory {peak / 1e6:.2f} GB ({written / 1e6:.2f} GB before the path), maps of files included")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--adelie-python", help="an interpreter that has adelie 1.1.52")
     parser.add_argument("--features", type=Path, help="folder of real features, NAME.npy and NAME_y.npy")
-    parser.add_argument("--rows", nargs="*", help="only rows whose name contains one of these")
+    parser.add_argument("--rows", nargs="*", default=["*"], help="only rows whose name matches one of these patterns")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--limit", type=float, help="seconds after which a run of adelie is stopped; one repeat then")
     parser.add_argument("--tol", type=float, default=1e-4)
     parser.add_argument("--out", type=Path, help="write the rows as JSON")
     parser.add_argument("--problems", type=int, default=50, help="how many problems --oracle makes")
@@ -265,19 +294,11 @@ def main() -> None:
     rows: list[Row] = []
     print("| n x F, C | active | ours s | adelie s | ratio | ours GB | adelie GB | worst objective / adelie's - 1 |")
     for name, make in problems.items():
-        if arguments.rows and not any(part in name for part in arguments.rows):
+        if not any(fnmatchcase(name, pattern) for pattern in arguments.rows):
             continue
         row = compare(*make(), name, arguments)
         rows.append(row)
-        theirs = (
-            "- | - |"
-            if row.adelie_seconds is None
-            else (f"{row.adelie_seconds:.2f} | {row.adelie_seconds / row.ours_seconds:.1f} |")
-        )
-        memory = "-" if row.adelie_gb is None else f"{row.adelie_gb:.2f}"
-        excess = "-" if row.worst_objective_ratio is None else f"{row.worst_objective_ratio - 1:.1e}"
-        line = f"| {name} | {row.active} | {row.ours_seconds:.2f} | {theirs} {row.ours_gb:.2f} | {memory} | {excess} |"
-        print(line, flush=True)
+        print(shown(row), flush=True)
     if arguments.out:
         arguments.out.write_text(json.dumps([asdict(row) for row in rows], indent=1))
     return None

@@ -56,8 +56,8 @@ def test_a_ridge_path_is_counted_per_step():
     rank = space.coordinates.shape[1] + 1
     with counted() as work:
         fit = ridge.path(space, Y, [1e-2])
-    # a start (logits and gradient), then logits of the direction and a gradient in each step
-    assert work.flops == 2 * N * rank * C * 2 * (fit.n_iter + 1)
+    # a start (logits and gradient), then logits of the direction and a gradient in each step, then both in float64
+    assert work.flops == 2 * N * rank * C * 2 * (fit.n_iter + 2)
 
 
 def test_adam_is_a_forward_and_a_backward_product_a_step():

@@ -12,35 +12,31 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from head2toe.solvers import work
-from head2toe.solvers.kernels import ENTRY, GROUP, descend
+from head2toe.solvers.iterates import Iterates, State, evaluate, row_norms
+from head2toe.solvers.kernels import descend
 from head2toe.solvers.targets import Targets
 
-MEMORY = 6  # iterates that the extrapolation combines
 PATIENCE = 25  # steps that have to lower the objective by more than rounding
 SWEEPS, SWEEP_TOL = 5, 1e-2
-SMALL, BLOCK = 8192, 64  # numbers in W up to which a sweep is one compiled call, and rows of a block beyond
+SMALL, BLOCK = 8192, 128  # numbers in W up to which a sweep is one compiled call, and rows of a block beyond
 NEARLY = 0.03  # by how much a feature may exceed the strength for the duality gap to be worth computing
+FRESH = 200  # columns that may join a model at a time; more where more are active
+ROUGHLY = 0.3  # the share of its duality gap that a model which others may still join is solved to
+DENSE = 0.8  # the share of a model's columns that are not idle, below which it is made smaller
 
 
 @dataclass(eq=False)
 class Design:
-    """The gathered columns: `index` (a,) features, centred `X` (n, a) and their `means` (a,).
-
-    Inner products X' diag(w) X are kept for the columns that a model has asked for, the `place` (a,) of each in `gram`
-    or -1: far fewer than are gathered.
-    """
+    """The gathered columns: `index` (a,) features, centred `X` (n, a) and their `means` (a,)."""
 
     weights: np.ndarray
     dtype: type[np.floating]
     index: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     means: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    place: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     X: np.ndarray = field(init=False)
-    gram: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
         self.X = np.zeros((len(self.weights), 0), self.dtype, order="F")
-        self.gram = np.zeros((0, 0), self.dtype)
 
     def add(self, index: np.ndarray, raw: np.ndarray) -> None:
         """Append the columns `raw` (n, m) float64 of the features `index` (m,)."""
@@ -51,64 +47,12 @@ class Design:
         self.X = X
         self.index = np.concatenate((self.index, index))
         self.means = np.concatenate((self.means, means))
-        self.place = np.concatenate((self.place, np.full(len(index), -1)))
-
-    def gram_of(self, rows: np.ndarray) -> np.ndarray:
-        """The inner products (h, h) of the columns at `rows` (h,)."""
-        new = rows[self.place[rows] < 0]
-        if len(new):
-            old, size = len(self.gram), len(self.gram) + len(new)
-            self.place[new] = np.arange(old, size)
-            known = np.flatnonzero(self.place >= 0)
-            work.product((len(new), len(self.X)), len(known))
-            fresh = (self.X[:, new] * self.weights[:, None].astype(self.dtype)).T @ self.X[:, known]
-            gram = np.empty((size, size), self.dtype)
-            gram[:old, :old] = self.gram
-            gram[old:, self.place[known]] = fresh
-            gram[:old, old:] = gram[old:, :old].T
-            self.gram = gram
-        at = self.place[rows]
-        return np.ascontiguousarray(self.gram[at][:, at])
-
-
-@dataclass(frozen=True, eq=False)
-class State:
-    """A point: W (a, c) on the design's columns, b (c,), logits Z (n, c), probabilities P (n, c), objective parts."""
-
-    W: np.ndarray
-    b: np.ndarray
-    Z: np.ndarray
-    P: np.ndarray
-    loss: float
-    norms: float
-
-    def value(self, lam: float) -> float:
-        return self.loss + lam * self.norms
-
-
-def row_norms(G: np.ndarray, kind: int) -> np.ndarray:
-    """The penalty's dual norm of each row of G (a, c): a row may be zero at the optimum while this is at most lam."""
-    return np.abs(G).max(1, initial=0.0) if kind == ENTRY else np.sqrt(np.einsum("ac,ac->a", G, G))
-
-
-def penalty(W: np.ndarray, kind: int) -> float:
-    """Sum of the rows' norms, in float64."""
-    return float(np.abs(W).sum(dtype=np.float64) if kind == ENTRY else row_norms(W, GROUP).sum(dtype=np.float64))
-
-
-def evaluate(W: np.ndarray, b: np.ndarray, Z: np.ndarray, target: Targets, kind: int) -> State:
-    top = Z.max(1, keepdims=True)
-    P = np.exp(Z - top)
-    total = P.sum(1, keepdims=True)
-    own = Z[np.arange(len(Z)), target.labels]
-    loss = float(target.weights @ (np.log(total[:, 0]) + top[:, 0] - own).astype(np.float64))
-    return State(W, b, Z, P / total, loss, penalty(W, kind))
 
 
 def start(design: Design, W: np.ndarray, b: np.ndarray, target: Targets, kind: int) -> State:
-    W, b = W.astype(design.dtype), b.astype(design.dtype)
-    work.product(design.X.shape, W.shape[1])
-    return evaluate(W, b, design.X @ W + b, target, kind)
+    W, b, used = W.astype(design.dtype), b.astype(design.dtype), np.flatnonzero(W.any(1))
+    work.product((len(design.X), len(used)), W.shape[1])
+    return evaluate(W, b, design.X[:, used] @ W[used] + b, target, kind)
 
 
 def residual(state: State, target: Targets) -> np.ndarray:
@@ -159,41 +103,52 @@ def solve(
 ) -> tuple[State, float, int]:
     """Minimise over the design's columns until their duality gap is at most `tol`: (state, gap, steps).
 
-    Steps look only at a model of the columns that are, or want to be, active; the others are looked at when that model
-    is solved.
+    Steps look only at a model of the columns that are, or most want to be, active; when it is solved, all are seen.
     """
     curvature = float((target.weights @ (state.P * (1.0 - state.P))).mean())
-    past: list[tuple[State, np.ndarray]] = []
-    gap, aim, model = np.inf, tol, None
-    earlier, rounding = np.inf, float(np.finfo(design.dtype).eps)
+    iterates, model = Iterates(state), None
+    gap, aim, earlier, rounding, step = np.inf, tol, np.inf, float(np.finfo(design.dtype).eps), 0
     for step in range(max_iter):
+        state = iterates.latest
         if step % PATIENCE == PATIENCE - 1:
             if earlier - state.value(lam) <= rounding * abs(state.value(lam)):
                 break  # this precision has no more to give
             earlier = state.value(lam)
         R = residual(state, target)
-        G = None if model is None else model.gradient(R)
-        if model is None or G is None or _small_gap(state, row_norms(G, kind), lam, null, target, aim):
+        G = np.zeros((0, R.shape[1])) if model is None else model.gradient(R)
+        sizes = row_norms(G, kind)
+        if model is None or _small_gap(state, sizes, lam, null, target, aim):
             work.product(design.X.shape, R.shape[1])
             G = design.X.T @ R
             sizes = row_norms(G, kind)
             gap = relative_gap(state, lam, float(sizes.max(initial=0.0)), null, target)
             if gap <= tol:
-                return state, gap, step
-            wanted = np.flatnonzero((sizes > lam) | state.W.any(1))
-            aim = 0.5 * aim if model is not None and np.isin(wanted, model.rows).all() else tol
-            model, G = _Model.of(design, wanted), G[wanted]
-        after, curvature, raised = _proximal_step(model, state, lam, target, kind, R, G, curvature)
-        past = [] if raised else past[-MEMORY + 1 :]
-        past.append((after, after.Z - state.Z))
-        state = _extrapolate(past, lam, target, kind)
-    return state, gap, max_iter
+                break
+            rows = np.union1d(_largest(sizes, lam, max(FRESH, len(iterates.support))), iterates.support)
+            complete = model is not None and np.isin(rows, model.rows).all()
+            aim = 0.5 * aim if complete else max(tol, ROUGHLY * gap)
+            model, G = _Model.of(design, rows), G[rows]
+            iterates.hold(rows)
+        elif np.count_nonzero(state.W.any(1) | (sizes > lam)) < DENSE * len(model.rows):
+            keep = np.flatnonzero((sizes > lam) | iterates.used)
+            model, G = model.part(keep), G[keep]
+            iterates.hold(model.rows)
+        after, curvature, raised = _proximal_step(model, iterates.latest, lam, target, kind, R, G, curvature)
+        iterates.append(after, lam, target, kind, forget=raised)
+    iterates.hold(np.arange(len(design.index)))
+    return iterates.latest, gap, step
 
 
 def _small_gap(state: State, sizes: np.ndarray, lam: float, null: float, target: Targets, aim: float) -> bool:
     """Whether the gap among features of these gradient norms is at most `aim`; hopeless cases cost nothing."""
     largest = float(sizes.max(initial=0.0))
     return largest <= (1.0 + NEARLY) * lam and relative_gap(state, lam, largest, null, target) <= aim
+
+
+def _largest(sizes: np.ndarray, lam: float, most: int) -> np.ndarray:
+    """The features whose gradient norms exceed the strength, the `most` largest of them."""
+    over = np.flatnonzero(sizes > lam)
+    return over[np.argsort(-sizes[over], kind="stable")[:most]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,7 +161,15 @@ class _Model:
 
     @staticmethod
     def of(design: Design, rows: np.ndarray) -> _Model:
-        return _Model(rows, design.X[:, rows], design.gram_of(rows))
+        """The model of the design's columns at `rows`, rising."""
+        X = design.X[:, rows]
+        weighted = X * np.sqrt(design.weights)[:, None].astype(design.dtype)
+        work.product((len(rows), len(X)), len(rows))
+        return _Model(rows, X, weighted.T @ weighted)
+
+    def part(self, keep: np.ndarray) -> _Model:
+        """The model of the rows at `keep` (k,) alone."""
+        return _Model(self.rows[keep], self.X[:, keep], self.gram.take(keep, 0).take(keep, 1))
 
     def gradient(self, R: np.ndarray) -> np.ndarray:
         """X' R (h, C)."""
@@ -214,31 +177,31 @@ class _Model:
         return self.X.T @ R
 
     def minimise(self, G: np.ndarray, W: np.ndarray, curvature: float, lam: float, kind: int) -> np.ndarray:
-        """The move D (h, C) that nearly minimises the penalised quadratic with gradient G and curvature * gram (x) I.
+        """The move (h, C) that nearly minimises the penalised quadratic with gradient G and curvature * gram (x) I.
 
         Few rows go through the compiled sweep whole; many go block by block, and a matrix product carries each block's
         move to the others.
         """
-        dtype = W.dtype.type
-        W, G = np.ascontiguousarray(W.T), G.T.copy()
-        D, largest, size = np.zeros_like(W), 0.0, W.shape[1]
-        block = max(1, size) if W.size <= SMALL else BLOCK
+        bend, strength, size = W.dtype.type(curvature), W.dtype.type(lam), len(W)
+        block = size if W.size <= SMALL else BLOCK
+        parts = [slice(first, first + block) for first in range(0, size, block)]
+        own = [np.ascontiguousarray(self.gram[part, part]) for part in parts]
+        V, G, largest = W.T.copy(), G.T.copy(), 0.0
         for _ in range(SWEEPS):
             gain = 0.0
-            for first in range(0, size, block):
-                last = min(first + block, size)
-                before = D[:, first:last].copy()
-                work.product((len(W), last - first), size)
-                gained = descend(self.gram, G, W, D, first, last, dtype(curvature), dtype(lam), kind)
-                if gained > 0.0 and block < size:
-                    move = ((D[:, first:last] - before) * dtype(curvature)) @ self.gram[first:last]
-                    move[:, first:last] = 0.0
-                    G += move
+            for part, K in zip(parts, own, strict=True):
+                v, g = V[:, part].copy(), G[:, part].copy()
+                work.product(v.shape, size)
+                gained = descend(K, g, v, bend, strength, kind)
+                if gained > 0.0 and len(parts) > 1:
+                    G += ((v - V[:, part]) * bend) @ self.gram[part]
+                if gained > 0.0:
+                    V[:, part], G[:, part] = v, g
                 gain += gained
             largest = max(largest, gain)
             if gain <= SWEEP_TOL * largest:
                 break
-        return D.T
+        return V.T - W
 
 
 def _proximal_step(
@@ -252,37 +215,16 @@ def _proximal_step(
     curvature: float,
 ) -> tuple[State, float, bool]:
     """One step of the majorised problem, its curvature raised until it majorises; whether it had to be raised."""
-    here, drift, raised = state.W[model.rows], R.sum(0), False
+    here, drift, raised = state.W, R.sum(0), False
     rounding = float(np.finfo(here.dtype).eps)
     while True:
         D = model.minimise(G, here, curvature, lam, kind)
         move = -drift / here.dtype.type(curvature)
         work.product(model.X.shape, D.shape[1])
         shift = model.X @ D + move
-        W = state.W.copy()
-        W[model.rows] += D
-        new = evaluate(W, state.b + move, state.Z + shift, target, kind)
+        new = evaluate(here + D, state.b + move, state.Z + shift, target, kind)
         bend = 0.5 * curvature * float(target.weights @ np.einsum("nc,nc->n", shift, shift))
         bound = state.loss + float(np.einsum("nc,nc->", R, shift)) + bend
         if new.loss <= bound + rounding * abs(state.loss) or curvature > 1.0:
             return new, curvature, raised
         curvature, raised = 1.5 * curvature, True
-
-
-def _extrapolate(past: list[tuple[State, np.ndarray]], lam: float, target: Targets, kind: int) -> State:
-    """The affine combination of past iterates whose last moves cancel best, if it lowers the objective."""
-    latest = past[-1][0]
-    if len(past) < 3:
-        return latest
-    moves = np.stack([move.ravel() for _, move in past])
-    work.product(moves.shape, len(past))
-    products = (moves @ moves.T).astype(np.float64)
-    products /= np.trace(products) + np.finfo(float).tiny
-    mix = np.linalg.solve(products + 1e-8 * np.eye(len(past)), np.ones(len(past)))
-    mix = (mix / mix.sum()).astype(latest.W.dtype)
-    states = [state for state, _ in past]
-    W = np.tensordot(mix, np.stack([state.W for state in states]), 1)
-    b = np.tensordot(mix, np.stack([state.b for state in states]), 1)
-    Z = np.tensordot(mix, np.stack([state.Z for state in states]), 1)
-    mixed = evaluate(W, b, Z, target, kind)
-    return mixed if mixed.value(lam) < latest.value(lam) else latest

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 
 from head2toe.errors import DataError, NotConvergedError
 from head2toe.solvers import engine, work
+from head2toe.solvers.iterates import State, evaluate, row_norms
 from head2toe.solvers.kernels import GROUP
 from head2toe.solvers.matrix import Columns, Matrix, columns
 from head2toe.solvers.targets import Targets, all_classes, targets
@@ -37,13 +38,13 @@ class Penalty:
     tap_share: float
 
     def value(self, W: np.ndarray) -> float:
-        rows = engine.row_norms(W.astype(np.float64), GROUP)
+        rows = row_norms(W.astype(np.float64), GROUP)
         taps = np.sqrt(np.add.reduceat(rows * rows, self.starts))
         return float((1.0 - self.tap_share) * rows.sum() + self.tap_share * self.roots @ taps)
 
     def prox(self, W: np.ndarray, step: float) -> np.ndarray:
         """The minimiser of ||V - W||^2 / 2 + step * Omega(V)."""
-        rows = engine.row_norms(W, GROUP)
+        rows = row_norms(W, GROUP)
         left = np.maximum(rows - step * (1.0 - self.tap_share), 0.0)
         taps = np.sqrt(np.add.reduceat(left * left, self.starts))
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -149,22 +150,22 @@ def _solve(
     )
 
 
-def _evaluate(X: np.ndarray, W: np.ndarray, b: np.ndarray, target: Targets, penalty: Penalty) -> engine.State:
+def _evaluate(X: np.ndarray, W: np.ndarray, b: np.ndarray, target: Targets, penalty: Penalty) -> State:
     work.product(X.shape, W.shape[1])
-    state = engine.evaluate(W, b, X @ W + b, target, GROUP)
+    state = evaluate(W, b, X @ W + b, target, GROUP)
     return replace(state, norms=penalty.value(W) if len(W) else 0.0)
 
 
 def _accelerate(
     X: np.ndarray,
-    state: engine.State,
+    state: State,
     lam: float,
     null: float,
     target: Targets,
     penalty: Penalty,
     tol: float,
     max_iter: int,
-) -> engine.State:
+) -> State:
     """FISTA with backtracking and restarts (O'Donoghue and Candes 2015) until the gap on these taps is at most tol."""
     work.product(X.shape, X.shape[1])
     spread = max(float(np.linalg.eigvalsh((X * target.weights[:, None]).T @ X)[-1]), np.finfo(float).tiny)
@@ -184,7 +185,7 @@ def _accelerate(
             curvature *= 1.5
         if step % CHECK_EVERY == 0:
             work.product(X.shape, R.shape[1])
-            norms = engine.row_norms(X.T @ engine.residual(new, target), GROUP)
+            norms = row_norms(X.T @ engine.residual(new, target), GROUP)
             if engine.relative_gap(new, lam, float(penalty.per_tap(norms).max()), null, target) <= tol:
                 return new
         if np.vdot(ahead.W - new.W, new.W - state.W) > 0:
@@ -192,6 +193,6 @@ def _accelerate(
         following = 0.5 * (1.0 + np.sqrt(1.0 + 4.0 * momentum**2))
         push = (momentum - 1.0) / following
         W, b = new.W + push * (new.W - state.W), new.b + push * (new.b - state.b)
-        ahead = engine.evaluate(W, b, new.Z + push * (new.Z - state.Z), target, GROUP)
+        ahead = evaluate(W, b, new.Z + push * (new.Z - state.Z), target, GROUP)
         state, momentum = new, following
     return state

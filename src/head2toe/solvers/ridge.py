@@ -13,13 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from head2toe.errors import DataError, FeatureError, NotConvergedError
+from head2toe.errors import DataError, FeatureError
 from head2toe.solvers import work
-from head2toe.solvers.kernels import cross_entropy
+from head2toe.solvers.lbfgs import problem_of, solutions
 from head2toe.solvers.matrix import Matrix, columns, refuse_non_finite
 from head2toe.solvers.targets import ABSENT, check_weights, targets
 
-MEMORY = 12  # pairs of steps that L-BFGS remembers
 SMALLEST_EIGENVALUE = 1e-8  # of the largest: below it lies the rounding of float32 inner products
 SMALLEST_IN_FLOAT32 = 1e-6  # where the eigenvalues themselves are float32
 
@@ -138,13 +137,12 @@ def path(
     shape = (len(lams), len(space.coordinates), target.n_classes)
     dual, intercepts = np.zeros(shape), np.zeros((shape[0], shape[2]))
     objectives, residuals = np.zeros(len(lams)), np.zeros(len(lams))
-    problem = _problem(space, y, target.n_classes, target.weights[:, None])
-    steps, U = 0, problem.start()
-    for i in np.argsort(-lams, kind="stable"):
-        U, state, taken = _minimise(problem, U, float(lams[i]), tol, max_iter, strict)
-        steps += taken
+    problem = problem_of(space.coordinates, y, target.n_classes, target.weights[:, None])
+    steps = 0
+    for i, state in solutions(problem, lams, tol, max_iter, strict):
+        steps += state.steps
         dual[i] = -state.residual[:, 0] / lams[i]
-        intercepts[i] = np.where(problem.absent[0], 0.0, U[-1, 0] - space.offset @ dual[i])
+        intercepts[i] = np.where(problem.absent[0], 0.0, state.U[-1, 0] - space.offset @ dual[i])
         intercepts[i, problem.absent[0]] = intercepts[i, ~problem.absent[0]].min() - ABSENT
         objectives[i], residuals[i] = state.objective[0], state.error[0]
     return RidgePath(lams, dual, intercepts, objectives, residuals, steps)
@@ -178,13 +176,12 @@ def cross_validate(
         if not weights[:, p].any():
             raise DataError(f"cross_validate: fold {name} holds every row out; at least two folds are needed")
     target = targets(y, n, n_classes, sample_weight)
-    problem = _problem(space, y, target.n_classes, weights / weights.sum(0))
+    problem = problem_of(space.coordinates, y, target.n_classes, weights / weights.sum(0))
     lams = _check_strengths(lams)
     column = np.searchsorted(names, folds)
-    logits, U = np.zeros((len(lams), n, target.n_classes)), problem.start()
-    for i in np.argsort(-lams, kind="stable"):
-        U, _, _ = _minimise(problem, U, float(lams[i]), tol, max_iter, strict=True)
-        Z = problem.logits(U)[np.arange(n), column]
+    logits = np.zeros((len(lams), n, target.n_classes))
+    for i, state in solutions(problem, lams, tol, max_iter, strict=True):
+        Z = state.Z[np.arange(n), column]
         absent = problem.absent[column]
         floor = np.where(absent, np.inf, Z).min(1, keepdims=True) - ABSENT
         logits[i] = np.where(absent, floor, Z)
@@ -201,172 +198,6 @@ def weights(X: Matrix, dual: Float[np.ndarray, "n C"]) -> Float[np.ndarray, "F C
     for _, first, chunk in X.chunks(dtype):
         out[first : first + chunk.shape[1]] = chunk.T @ narrow
     return out
-
-
-@dataclass(frozen=True, eq=False)
-class _Problem:
-    """p weightings of one data set. Variables are U (r + 1, p, C), the intercept in the last row."""
-
-    V: np.ndarray
-    y: np.ndarray
-    w: np.ndarray
-    absent: np.ndarray
-    spread: np.ndarray
-
-    def start(self) -> np.ndarray:
-        U = np.zeros((self.V.shape[1], *self.absent.shape), self.V.dtype)
-        share = np.stack([np.bincount(self.y, w, self.absent.shape[1]) for w in self.w.T])
-        U[-1] = np.log(np.where(self.absent, 1.0, share))
-        return U
-
-    def logits(self, U: np.ndarray) -> np.ndarray:
-        """(n, p, C)."""
-        work.product(self.V.shape, self.absent.size)
-        return (self.V @ U.reshape(len(U), -1)).reshape(-1, *self.absent.shape)
-
-    def at(self, Z: np.ndarray) -> _Loss:
-        """What the logits Z (n, p, C) cost."""
-        residual, curvature = np.empty_like(Z), np.empty(self.absent.shape, Z.dtype)
-        value = cross_entropy(Z, self.y, self.w, self.absent, residual, curvature)
-        return _Loss(value.astype(Z.dtype), residual, curvature)
-
-    def gradient(self, residual: np.ndarray) -> np.ndarray:
-        work.product(self.V.shape, self.absent.size)
-        return (self.V.T @ residual.reshape(len(residual), -1)).reshape(-1, *self.absent.shape)
-
-
-@dataclass(frozen=True, eq=False)
-class _Loss:
-    """Cross-entropy (p,), its gradient in the logits w (P - Y) (n, p, C), and sum_i w P (1 - P) (p, C)."""
-
-    value: np.ndarray
-    residual: np.ndarray
-    curvature: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class _State:
-    objective: np.ndarray
-    residual: np.ndarray
-    error: np.ndarray
-
-
-class _Memory:
-    """The last steps of L-BFGS, S, and the changes of the gradient along them, G: H g by four thin products.
-
-    The two loops over pairs are two triangular systems in the inner products S G' (Byrd, Nocedal and Schnabel 1994).
-    """
-
-    def __init__(self, start: np.ndarray) -> None:
-        self.shape = start.shape
-        p = start.shape[1]
-        self.S = np.zeros((p, MEMORY, start.size // p), start.dtype)
-        self.G = np.zeros_like(self.S)
-        self.products = np.zeros((p, MEMORY, MEMORY), start.dtype)
-        self.pushed = 0
-
-    def push(self, step: np.ndarray, change: np.ndarray) -> None:
-        """Remember a step and the gradient's change, both (r + 1, p, C), in place of the oldest."""
-        k, known = self.pushed % MEMORY, min(self.pushed + 1, MEMORY)
-        s, g = self._flat(step), self._flat(change)
-        usable = np.einsum("pn,pn->p", s, g) > 0  # a weighting that stands still has nothing to say
-        self.S[:, k], self.G[:, k] = s * usable[:, None], g * usable[:, None]
-        self.products[:, k, :known] = (self.G[:, :known] @ self.S[:, k, :, None])[..., 0]
-        self.products[:, :known, k] = (self.S[:, :known] @ self.G[:, k, :, None])[..., 0]
-        self.products[:, k, k] += ~usable
-        self.pushed += 1
-
-    def direction(self, gradient: np.ndarray, scale: np.ndarray) -> np.ndarray:
-        """The inverse Hessian's estimate times the gradient, both (r + 1, p, C), from its diagonal `scale`."""
-        known = min(self.pushed, MEMORY)
-        if known == 0:
-            return scale * gradient
-        age = (self.pushed - known + np.arange(known)) % MEMORY  # from the oldest to the newest
-        newer = np.triu(self.products[:, age[:, None], age[None, :]])
-        S, G, back = self.S[:, :known], self.G[:, :known], np.argsort(age)
-        alpha = np.linalg.solve(newer, (S @ self._flat(gradient)[..., None])[:, age])
-        q = self._flat(gradient) - (np.swapaxes(alpha[:, back], 1, 2) @ G)[:, 0]
-        q = self._flat(scale * self._folded(q))
-        diagonal = np.einsum("pmm->pm", newer)[..., None]
-        mix = np.linalg.solve(np.swapaxes(newer, 1, 2), diagonal * alpha - (G @ q[..., None])[:, age])
-        return self._folded(q + (np.swapaxes(mix[:, back], 1, 2) @ S)[:, 0])
-
-    def _flat(self, U: np.ndarray) -> np.ndarray:
-        return np.swapaxes(U, 0, 1).reshape(self.shape[1], -1)
-
-    def _folded(self, rows: np.ndarray) -> np.ndarray:
-        return np.swapaxes(rows.reshape(self.shape[1], self.shape[0], self.shape[2]), 0, 1)
-
-
-def _problem(space: RowSpace, y: np.ndarray, n_classes: int, w: np.ndarray) -> _Problem:
-    V = np.hstack((space.coordinates, np.ones((len(space.coordinates), 1), space.coordinates.dtype)))
-    present = np.stack([np.bincount(y, wp, n_classes) > 0 for wp in w.T])
-    w = w.astype(V.dtype)
-    return _Problem(V, np.asarray(y, np.int64), w, ~present, (V * V).T @ w)
-
-
-def _minimise(
-    problem: _Problem, U: np.ndarray, lam: float, tol: float, max_iter: int, strict: bool
-) -> tuple[np.ndarray, _State, int]:
-    """L-BFGS on all weightings at once, preconditioned by the mean curvature of each coordinate and class."""
-    penalty = np.full((len(U), 1, 1), lam, U.dtype)
-    penalty[-1] = 0.0
-    Z = problem.logits(U)
-    loss = problem.at(Z)
-    value = loss.value + 0.5 * _dot(penalty * U, U)
-    g = problem.gradient(loss.residual) + penalty * U
-    memory = _Memory(U)
-    error = np.full(len(value), np.inf)
-    for step in range(max_iter + 1):
-        error = np.sqrt(_dot(g, g)) / np.maximum(np.sqrt(_dot(penalty * U, penalty * U)), 1e-3 * lam * tol + 1e-12)
-        if (error <= tol).all() or (step == max_iter and not strict):
-            return U, _State(value, loss.residual, error), step
-        scale = 1.0 / (problem.spread[:, :, None] * np.maximum(loss.curvature, 1e-6) + penalty)
-        D = -memory.direction(g, scale)
-        slope = _dot(g, D)
-        ZD = problem.logits(D)
-        t, loss, value = _search(problem, Z, ZD, U, D, penalty, value, slope)
-        Z, S = Z + t[:, None] * ZD, t[:, None] * D
-        U = U + S
-        new_g = problem.gradient(loss.residual) + penalty * U
-        memory.push(S, new_g - g)
-        g = new_g
-    raise NotConvergedError(
-        f"ridge: at strength {lam:g} the weights are known to {error.max():.1e} after {max_iter} steps, "
-        f"asked for {tol:g}; raise max_iter or tol"
-    )
-
-
-def _search(
-    problem: _Problem,
-    Z: np.ndarray,
-    ZD: np.ndarray,
-    U: np.ndarray,
-    D: np.ndarray,
-    penalty: np.ndarray,
-    value: np.ndarray,
-    slope: np.ndarray,
-) -> tuple[np.ndarray, _Loss, np.ndarray]:
-    """Backtrack each weighting's step (p,) until the objective falls enough; logits are linear, so this is cheap."""
-    t, rounding = np.ones(len(value), U.dtype), 50 * np.finfo(U.dtype).eps
-    flat, bend = _dot(penalty * U, D), 0.5 * _dot(penalty * D, D)
-    base = 0.5 * _dot(penalty * U, U)
-
-    loss = problem.at(Z + t[:, None] * ZD)
-    new_value = loss.value + base + t * flat + t * t * bend
-    for _ in range(40):
-        failed = new_value > value + 1e-4 * t * slope + rounding * np.abs(value)
-        if not failed.any():
-            break
-        t = np.where(failed, 0.5 * t, t)
-        loss = problem.at(Z + t[:, None] * ZD)
-        new_value = loss.value + base + t * flat + t * t * bend
-    return t, loss, new_value
-
-
-def _dot(A: np.ndarray, B: np.ndarray) -> np.ndarray:
-    """Inner products per weighting of two (r + 1, p, C) arrays: (p,)."""
-    return np.einsum("rpc,rpc->p", A, B)
 
 
 def _eigh(K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

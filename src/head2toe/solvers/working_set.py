@@ -13,9 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from head2toe.errors import DataError, NotConvergedError
 from head2toe.solvers import engine
+from head2toe.solvers.iterates import State, row_norms
 from head2toe.solvers.matrix import Columns
 from head2toe.solvers.targets import Targets, all_classes
 
@@ -94,12 +96,22 @@ def solve_paths(
         _resume(X, tracks, warm, settings)
     for track in tracks:
         track.strength = max(float(track.scores.max()), lams[0])
-    for lam in lams:
-        live = [track for track in tracks if not track.reached(settings.stop_at)]
-        if not live:
-            break
-        _advance(X, live, float(lam), settings)
+    with threadpool_limits(1, user_api="blas"):  # a model's products are too small to share
+        for lam in lams:
+            live = [track for track in tracks if not track.reached(settings.stop_at)]
+            if not live:
+                break
+            _advance(X, live, float(lam), settings)
     return tuple(track.path() for track in tracks)
+
+
+@dataclass(frozen=True, eq=False)
+class _Solution:
+    """Weights W (a, c) on the columns gathered so far and intercepts b (c,) that solved the strength `lam`."""
+
+    lam: float
+    W: np.ndarray
+    b: np.ndarray
 
 
 @dataclass(eq=False)
@@ -114,7 +126,9 @@ class _Track:
     null: float
     strength: float = 0.0
     wanted: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    state: engine.State | None = None
+    state: State | None = None
+    here: _Solution | None = None
+    earlier: _Solution | None = None
     records: list[tuple[float, float, float, float, tuple[np.ndarray, np.ndarray, np.ndarray]]] = field(
         default_factory=list
     )
@@ -146,6 +160,21 @@ class _Track:
             self.design.add(index, X.take(index))
             self.W = self.W.astype(np.float64)
 
+    def look_ahead(self, lam: float, settings: Settings) -> None:
+        """Begin where the last two solutions point to, if that is lower: they are nearly straight in log(strength)."""
+        if self.earlier is None or not lam < self.strength < self.earlier.lam:
+            return
+        here = engine.start(self.design, self.W, self.b, self.target, settings.kind)
+        step = self.W.copy()
+        step[: len(self.earlier.W)] -= self.earlier.W
+        step[~self.W.any(1)] = 0.0  # a row that has left stays out
+        far = min(1.0, np.log(self.strength / lam) / np.log(self.earlier.lam / self.strength))
+        for share in (far, 0.5 * far):
+            W, b = self.W + share * step, self.b + share * (self.b - self.earlier.b)
+            if engine.start(self.design, W, b, self.target, settings.kind).value(lam) < here.value(lam):
+                self.W, self.b = W.astype(self.design.dtype), b
+                return
+
     def solve(self, lam: float, tol: float, settings: Settings) -> None:
         """Solve on the gathered columns; logits are then computed anew, because the steps only added to them."""
         start = engine.start(self.design, self.W, self.b, self.target, settings.kind)
@@ -167,6 +196,7 @@ class _Track:
         W = self.state.W[keep].astype(np.float64)
         b = self.state.b - self.design.means[keep] @ W
         solution = (self.design.index[keep], *all_classes(W, b, self.target.present, self.target.n_classes))
+        self.earlier, self.here = self.here, _Solution(lam, self.W, self.b)
         self.records.append((lam, self.state.value(lam), gap, seconds, solution))
         self.strength = lam
 
@@ -182,6 +212,7 @@ def _advance(X: Columns, tracks: list[_Track], lam: float, settings: Settings) -
     begun, tol, gap = time.perf_counter(), 0.5 * settings.tol, np.inf
     for track in tracks:
         track.want(track.scores >= 2.0 * lam - track.strength)
+        track.look_ahead(lam, settings)
     for _ in range(ROUNDS):
         _gather(X, tracks)
         for track in tracks:
@@ -274,5 +305,5 @@ def scores_of(X: Columns, residuals: Sequence[np.ndarray], kind: int) -> list[np
     out = [np.empty(X.n_features) for _ in exact]
     for first, products in X.products(np.hstack(exact)):
         for scores, G in zip(out, np.split(products, edges, axis=1), strict=True):
-            scores[first : first + len(G)] = engine.row_norms(G, kind)
+            scores[first : first + len(G)] = row_norms(G, kind)
     return out
