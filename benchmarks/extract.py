@@ -1,6 +1,7 @@
 """How near is an extraction to the bare network?
 
-python benchmarks/extract.py --packs ../shared/packs --weights ../shared/weights --out extract.json
+python benchmarks/extract.py --packs PACKS --weights WEIGHTS --thingsvision OTHER/bin/python --peak 250 1000 \
+    --out extract.json
 
 One table per run, all of it from the same images, precision and layout, in images per second:
   bare      the network's forward alone
@@ -8,8 +9,10 @@ One table per run, all of it from the same images, precision and layout, in imag
   kept      the same job done with ordinary hooks that keep the full maps and pool them after the pass
   decode    JPEG to pixels alone, in as many processes as `extract` starts
   end       JPEG files to committed store; the goal is 0.90 of min(bare, decode)
+  things    the same with thingsvision, from JPEG to numpy files, where --thingsvision names a Python that has it
 Bare, pooled and kept take turns batch by batch, so that a noisy machine slows all of them alike; every ratio is the
-median over turns. --peak prints the peak memory of an extraction in a fresh process, for two numbers of images.
+median over turns. So do decode, end and things, in --rounds over all images. --peak prints the peak memory of an
+extraction by the first network in a fresh process, for two numbers of images: it should not grow.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from head2toe.backbones import load_backbone
 from head2toe.backbones.core import Backbone
 from head2toe.data import Split, load_task
 from head2toe.data.prepare import prepared
+from head2toe.data.task import Item
 from head2toe.extract import extract
 from head2toe.store import FeatureStore
 from head2toe.taps import Pool, Tap
@@ -49,6 +53,7 @@ class Result:
     kept: float
     decode: float
     end: float
+    things: float | None
     pooled_of_bare: float
     kept_of_bare: float
     end_of_bound: float
@@ -63,8 +68,10 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--turns", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--target-size", type=int, default=512)
+    parser.add_argument("--thingsvision", help="a Python that has thingsvision")
     parser.add_argument("--peak", nargs=2, type=int, metavar="N", help="images of the two memory measurements")
     parser.add_argument("--peak-of", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path)
@@ -82,7 +89,8 @@ def main() -> None:
     for n, megabytes in peaks.items():
         print(f"peak memory with {n:,} images: {megabytes:,.0f} MB")
     if options.out:
-        options.out.write_text(json.dumps({"results": [asdict(r) for r in results], "peak_mb": peaks}, indent=1))
+        found = {"argv": sys.argv, "results": [asdict(r) for r in results], "peak_mb": peaks}
+        options.out.write_text(json.dumps(found, indent=1))
 
 
 def _measure(name: str, backbone: Backbone, split: Split, options: argparse.Namespace) -> Result:
@@ -95,16 +103,23 @@ def _measure(name: str, backbone: Backbone, split: Split, options: argparse.Name
         "kept": lambda: _kept(backbone, batch, names, pool),
     }
     seconds = _take_turns(turns, options.turns)
-    decode = split.n_rows / _seconds(lambda: _decode(backbone, split, options.batch_size, workers))
-    end = split.n_rows / _seconds(lambda: _extract(backbone, split, options))
+    jobs = {
+        "decode": lambda: _seconds(lambda: _decode(backbone, split, options.batch_size, workers)),
+        "end": lambda: _seconds(lambda: _extract(backbone, split, options)),
+    }
+    if options.thingsvision:
+        jobs["things"] = lambda: _thingsvision(backbone, name, split, options, workers)
+    rounds = [{kind: split.n_rows / job() for kind, job in jobs.items()} for _ in range(options.rounds)]
     speed = {kind: options.batch_size / statistics.median(times) for kind, times in seconds.items()}
+    speed |= {kind: statistics.median(one[kind] for one in rounds) for kind in jobs}
     ratio = {
         kind: statistics.median(a / b for a, b in zip(seconds["bare"], times, strict=True))
         for kind, times in seconds.items()
     }
     return Result(
-        name, backbone.precision, len(names), split.n_rows, speed["bare"], speed["pooled"], speed["kept"], decode, end,
-        ratio["pooled"], ratio["kept"], end / min(speed["bare"], decode),
+        name, backbone.precision, len(names), split.n_rows, speed["bare"], speed["pooled"], speed["kept"],
+        speed["decode"], speed["end"], speed.get("things"), ratio["pooled"], ratio["kept"],
+        speed["end"] / min(speed["bare"], speed["decode"]),
     )  # fmt: skip
 
 
@@ -132,6 +147,33 @@ def _decode(backbone: Backbone, split: Split, size: int, workers: int) -> None:
 def _extract(backbone: Backbone, split: Split, options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         extract(backbone, [split], FeatureStore(folder), [Pool(options.target_size)], batch_size=options.batch_size)
+
+
+def _thingsvision(backbone: Backbone, name: str, split: Split, options: argparse.Namespace, workers: int) -> float:
+    """Seconds that thingsvision takes for the same images and the modules whose outputs are our taps."""
+    network, card = backbone.networks[0], {"architecture": "tf_efficientnet_lite0"}
+    if name.startswith("file:"):
+        card = json.loads(Path(name.removeprefix("file:")).with_suffix(".json").read_text())
+    modules = dict.fromkeys(site.module for site in network.sites if site.side == "output" and site.module)
+    with tempfile.TemporaryDirectory() as folder:
+        for row in range(split.n_rows):
+            (Path(folder) / f"{row:06d}").write_bytes(_encoded(split.source[row]))
+        asked = {
+            "folder": folder, "architecture": card["architecture"], "precision": backbone.precision,
+            "model-args": json.dumps(card.get("model_args", {})), "target-size": options.target_size,
+            "batch-size": options.batch_size, "workers": workers, "threads": options.threads,
+        }  # fmt: skip
+        words = [word for option, value in asked.items() for word in (f"--{option}", str(value))]
+        script = str(Path(__file__).with_name("thingsvision_job.py"))
+        command = [options.thingsvision, "-W", "ignore", script, *words, "--modules", *modules]
+        told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return split.n_rows / float(told.splitlines()[-1])
+
+
+def _encoded(item: Item) -> bytes:
+    if not isinstance(item, bytes):
+        raise SystemExit(f"extract: --thingsvision needs pictures in files, this pack holds {type(item).__name__}")
+    return item
 
 
 def _take_turns(turns: dict[str, Callable[[], object]], n: int) -> dict[str, list[float]]:
@@ -169,12 +211,16 @@ def _id(name: str, weights: Path | None) -> str:
 
 
 def _print(results: Sequence[Result]) -> None:
-    columns = ("bare", "pooled", "kept", "decode", "end")
+    columns = ("bare", "pooled", "kept", "decode", "end", "things")
     print(f"{'backbone':24}{'taps':>5}" + "".join(f"{column:>9}" for column in columns), end="")
     print(f"{'pooled/bare':>13}{'kept/bare':>11}{'end/bound':>11}")
     for r in results:
-        print(f"{Path(r.backbone).stem:24}{r.n_taps:5}" + "".join(f"{getattr(r, c):9.1f}" for c in columns), end="")
+        print(f"{Path(r.backbone).stem:24}{r.n_taps:5}" + "".join(_cell(getattr(r, c)) for c in columns), end="")
         print(f"{r.pooled_of_bare:13.2f}{r.kept_of_bare:11.2f}{r.end_of_bound:11.2f}")
+
+
+def _cell(speed: float | None) -> str:
+    return f"{'-':>9}" if speed is None else f"{speed:9.1f}"
 
 
 if __name__ == "__main__":

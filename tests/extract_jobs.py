@@ -33,7 +33,7 @@ def noise(start: int, stop: int) -> Split:
 
 
 def run(location: str, start: int, stop: int, workers: int = 0, report=None) -> None:
-    """Extract images start..stop; `report` hears "computed" or "stored", a batch and pool at a time."""
+    """Extract images start..stop; `report` is told "computed" after a pass, "stored" after a commit of one pool."""
     if report is not None:
         _tell(report)
     extract(
