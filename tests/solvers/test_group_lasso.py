@@ -112,6 +112,21 @@ def test_many_columns_are_swept_in_blocks(monkeypatch):
     np.testing.assert_allclose(blocked.objectives, whole.objectives, rtol=2e-6)
 
 
+def test_columns_that_join_a_model_one_at_a_time_end_at_the_same_point(monkeypatch):
+    whole = solve(PLAIN, tol=1e-6)
+    monkeypatch.setattr("head2toe.solvers.engine.FRESH", 1)
+    monkeypatch.setattr("head2toe.solvers.engine.DENSE", 1.0)  # and leave it as soon as they are idle
+    few = solve(PLAIN, tol=1e-6)
+    np.testing.assert_allclose(few.objectives, whole.objectives, rtol=2e-6)
+
+
+def test_a_strength_begun_ahead_ends_where_it_ends_alone():
+    path = solve(PLAIN, tol=1e-7)
+    for i in (3, 5):
+        alone = group_lasso.fit(PLAIN.X, PLAIN.y, path.lams[i], tol=1e-7)
+        assert path.objectives[i] == pytest.approx(alone.objectives[0], rel=2e-7)
+
+
 def test_the_same_call_gives_the_same_bits():
     one, two = solve(PLAIN), solve(PLAIN)
     np.testing.assert_array_equal(one.objectives, two.objectives)

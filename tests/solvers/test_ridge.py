@@ -43,6 +43,15 @@ def test_the_gradient_is_as_small_as_the_residual_says():
         assert path.residuals[i] <= 1e-6
 
 
+def test_a_strength_begun_ahead_ends_where_it_ends_alone():
+    K = ridge.gram(WIDE.X)
+    lams = np.geomspace(1e-4, 1.0, 5)
+    path = ridge.path(K, WIDE.y, lams)
+    for i, lam in enumerate(lams):
+        alone = ridge.path(K, WIDE.y, [lam])
+        np.testing.assert_allclose(path.dual[i], alone.dual[0], rtol=0, atol=1e-5 * np.abs(alone.dual).max())
+
+
 def test_folds_together_are_folds_alone():
     folds = np.random.default_rng(3).integers(0, 3, 40)
     logits = ridge.cross_validate(ridge.gram(WIDE.X), WIDE.y, LAMS, folds, tol=1e-5)

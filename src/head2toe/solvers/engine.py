@@ -18,8 +18,7 @@ from head2toe.solvers.targets import Targets
 
 PATIENCE = 25  # steps that have to lower the objective by more than rounding
 SWEEPS, SWEEP_TOL = 5, 1e-2
-SMALL, BLOCK = 8192, 128  # numbers in W up to which a sweep is one compiled call, and rows of a block beyond
-NEARLY = 0.03  # by how much a feature may exceed the strength for the duality gap to be worth computing
+SMALL, BLOCK = 8192, 64  # numbers in W up to which a sweep is one compiled call, and rows of a block beyond
 FRESH = 200  # columns that may join a model at a time; more where more are active
 ROUGHLY = 0.3  # the share of its duality gap that a model which others may still join is solved to
 DENSE = 0.8  # the share of a model's columns that are not idle, below which it is made smaller
@@ -140,9 +139,13 @@ def solve(
 
 
 def _small_gap(state: State, sizes: np.ndarray, lam: float, null: float, target: Targets, aim: float) -> bool:
-    """Whether the gap among features of these gradient norms is at most `aim`; hopeless cases cost nothing."""
+    """Whether the gap among features of these gradient norms is at most `aim`; hopeless cases cost nothing.
+
+    Shrinking the dual point by lam / largest costs (largest - lam) * norms of the dual value, to first order.
+    """
     largest = float(sizes.max(initial=0.0))
-    return largest <= (1.0 + NEARLY) * lam and relative_gap(state, lam, largest, null, target) <= aim
+    hopeless = (largest - lam) * state.norms > 2.0 * aim * state.value(lam)
+    return not hopeless and relative_gap(state, lam, largest, null, target) <= aim
 
 
 def _largest(sizes: np.ndarray, lam: float, most: int) -> np.ndarray:
