@@ -194,8 +194,8 @@ def layer_heat(results: Sequence[Result], method: str = "head2toe") -> Figure | 
     return Figure(
         f"layers-{_anchor(results[0].suite, home(results[0]))}",
         "Where the kept features lie",
-        "The tap of a row's strongest colour gives the task most of its kept features, an empty one none. The input is on "
-        "the left, the last features on the right.",
+        "The tap of a row's strongest colour gives the task most of its kept features, an empty one none. The input is "
+        "on the left, the last features on the right.",
         "The tap that gives each task most: " + ", ".join(favourite),
         heat(shares / shares.max(axis=1, keepdims=True), list(kept), taps, Axis("tap, by depth"), width=WIDE),
     )
