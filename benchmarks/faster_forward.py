@@ -11,6 +11,7 @@ difference of the network's output from torch's in float32, relative to the larg
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import json
 import statistics
@@ -107,7 +108,7 @@ def builders(module: nn.Module, x: torch.Tensor, folder: Path, threads: int) -> 
     return made
 
 
-def eager(module: nn.Module, x: torch.Tensor, dtype: torch.dtype) -> Engine:
+def eager(module: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, dtype: torch.dtype) -> Engine:
     def run() -> np.ndarray:
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
             return module(x).float().numpy()
@@ -134,8 +135,7 @@ def onnx_runtime(path: Path, x: torch.Tensor, threads: int) -> Engine:
 
 
 def openvino(path: Path, x: torch.Tensor, threads: int, precision: str) -> Engine:
-    import openvino as ov
-
+    ov = importlib.import_module("openvino")
     settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads}
     compiled = ov.Core().compile_model(str(path), "CPU", settings)
     fed = x.contiguous().numpy()

