@@ -186,15 +186,21 @@ def _search(
     """
     t, rounding = np.ones(len(value), U.dtype), 50 * np.finfo(U.dtype).eps
     flat, bend, base = _dot(penalty * U, D), _dot(penalty * D, D), 0.5 * _dot(penalty * U, U)
-    for _ in range(40):
+
+    def look(t: np.ndarray) -> tuple[_Loss, np.ndarray, np.ndarray, np.ndarray]:
         loss = problem.at(Z + t[:, None] * ZD)
         new_value = loss.value + base + t * flat + 0.5 * t * t * bend
         there = _dot(loss.residual, ZD) + flat + t * bend
-        far = (new_value > value + 1e-4 * t * slope + rounding * np.abs(value)) | (there > STEEP * np.abs(slope))
+        rises = new_value > value + 1e-4 * t * slope + rounding * np.abs(value)
+        return loss, new_value, there, rises | (there > STEEP * np.abs(slope))
+
+    loss, new_value, there, far = look(t)
+    for _ in range(40):
         if not far.any():
             break
         root = t * slope / np.minimum(slope - there, slope)  # a step that failed on its way down: 0.7
         t = np.where(far, np.clip(root, 0.1 * t, 0.7 * t), t)
+        loss, new_value, there, far = look(t)
     return t, loss, new_value
 
 
