@@ -12,6 +12,7 @@ from head2toe.solvers import work
 from head2toe.solvers.kernels import cross_entropy
 
 MEMORY = 12  # pairs of steps that L-BFGS remembers
+STEEP = 0.5  # the share of a step's downward slope that it may rise with at its end
 ROUGH = 1e-3  # the relative error down to which float32 products lead
 
 
@@ -179,20 +180,27 @@ def _search(
     value: np.ndarray,
     slope: np.ndarray,
 ) -> tuple[np.ndarray, _Loss, np.ndarray]:
-    """Backtrack each weighting's step (p,) until the objective falls enough; logits are linear, so this is cheap."""
-    t, rounding = np.ones(len(value), U.dtype), 50 * np.finfo(U.dtype).eps
-    flat, bend = _dot(penalty * U, D), 0.5 * _dot(penalty * D, D)
-    base = 0.5 * _dot(penalty * U, U)
+    """Shorten each weighting's step (p,) until the objective falls and is not about to rise steeply.
 
-    loss = problem.at(Z + t[:, None] * ZD)
-    new_value = loss.value + base + t * flat + t * t * bend
-    for _ in range(40):
-        failed = new_value > value + 1e-4 * t * slope + rounding * np.abs(value)
-        if not failed.any():
-            break
-        t = np.where(failed, 0.5 * t, t)
+    Logits are linear, so this is cheap; the slope's root is guessed by a secant.
+    """
+    t, rounding = np.ones(len(value), U.dtype), 50 * np.finfo(U.dtype).eps
+    flat, bend, base = _dot(penalty * U, D), _dot(penalty * D, D), 0.5 * _dot(penalty * U, U)
+
+    def look(t: np.ndarray) -> tuple[_Loss, np.ndarray, np.ndarray, np.ndarray]:
         loss = problem.at(Z + t[:, None] * ZD)
-        new_value = loss.value + base + t * flat + t * t * bend
+        new_value = loss.value + base + t * flat + 0.5 * t * t * bend
+        there = _dot(loss.residual, ZD) + flat + t * bend
+        rises = new_value > value + 1e-4 * t * slope + rounding * np.abs(value)
+        return loss, new_value, there, rises | (there > STEEP * np.abs(slope))
+
+    loss, new_value, there, far = look(t)
+    for _ in range(40):
+        if not far.any():
+            break
+        root = t * slope / np.minimum(slope - there, slope)  # a step that failed on its way down: 0.7
+        t = np.where(far, np.clip(root, 0.1 * t, 0.7 * t), t)
+        loss, new_value, there, far = look(t)
     return t, loss, new_value
 
 

@@ -7,11 +7,14 @@ serve every strength and every fold, and the cost of a fit does not depend on th
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
+from threadpoolctl import threadpool_limits
 
 from head2toe.errors import DataError, FeatureError
 from head2toe.solvers import work
@@ -161,8 +164,8 @@ def cross_validate(
 ) -> Float[np.ndarray, "k n C"]:
     """Out-of-fold logits of every row at every strength: (k, n, C). `folds` (n,) says in which fold a row is held out.
 
-    A fold is the same problem with zero weight on its own rows, so that all folds share one set of coordinates and
-    advance together, one wide product a step. A class that a fold's rows lack gets logits far below the others.
+    A fold is the same problem with zero weight on its own rows, so all folds share one set of coordinates; they run
+    side by side, one thread each. A class that a fold's rows lack gets logits far below the others.
     """
     space = K if isinstance(K, RowSpace) else row_space_of_gram(_floating(K))
     n = len(space.coordinates)
@@ -175,16 +178,22 @@ def cross_validate(
         targets(y, n, n_classes, weights[:, p] if weights[:, p].any() else None)  # refuses one-class folds by name
         if not weights[:, p].any():
             raise DataError(f"cross_validate: fold {name} holds every row out; at least two folds are needed")
-    target = targets(y, n, n_classes, sample_weight)
-    problem = problem_of(space.coordinates, y, target.n_classes, weights / weights.sum(0))
+    n_classes = targets(y, n, n_classes, sample_weight).n_classes
     lams = _check_strengths(lams)
-    column = np.searchsorted(names, folds)
-    logits = np.zeros((len(lams), n, target.n_classes))
-    for i, state in solutions(problem, lams, tol, max_iter, strict=True):
-        Z = state.Z[np.arange(n), column]
-        absent = problem.absent[column]
-        floor = np.where(absent, np.inf, Z).min(1, keepdims=True) - ABSENT
-        logits[i] = np.where(absent, floor, Z)
+    logits = np.zeros((len(lams), n, n_classes))
+
+    def fill(p: int) -> None:
+        problem, out = (
+            problem_of(space.coordinates, y, n_classes, weights[:, p : p + 1] / weights[:, p].sum()),
+            folds == names[p],
+        )
+        for i, state in solutions(problem, lams, tol, max_iter, strict=True):
+            Z = state.Z[out, 0]
+            Z[:, problem.absent[0]] = Z[:, ~problem.absent[0]].min(1, keepdims=True) - ABSENT
+            logits[i, out] = Z
+
+    with threadpool_limits(1), ThreadPoolExecutor(min(len(names), os.cpu_count() or 1)) as threads:
+        list(threads.map(fill, range(len(names))))
     return logits
 
 
