@@ -2,10 +2,10 @@
 
 python benchmarks/faster_forward.py --backbone efficientnet_lite0 --out faster.json
 
-Engines: torch as it is and torch.compile (inductor, weights frozen into the code), channels last, in float32
-and bfloat16; ONNX Runtime; OpenVINO in float32 and bfloat16. Needs onnx, onnxscript, onnxruntime and openvino; what is not installed
-is left out. All engines take turns batch by batch on the same inputs; speed is the median. `error` is the largest
-difference of the network's output from torch's in float32, relative to the largest number in it.
+Engines: torch as it is and torch.compile (inductor, weights frozen into the code), channels last, in float32 and
+bfloat16; ONNX Runtime; OpenVINO in float32 and bfloat16. Needs onnx, onnxscript, onnxruntime and openvino; what is not
+installed is left out. All engines take turns batch by batch on the same inputs; speed is the median. `error` is the
+largest difference of the network's output from torch's in float32, relative to the largest number in it.
 """
 
 from __future__ import annotations
