@@ -7,7 +7,7 @@ minimised by block coordinate descent, and the sequence is extrapolated (Anderso
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -24,26 +24,25 @@ ROUGHLY = 0.3  # the share of its duality gap that a model which others may stil
 DENSE = 0.8  # the share of a model's columns that are not idle, below which it is made smaller
 
 
-@dataclass(eq=False)
 class Design:
     """The gathered columns: `index` (a,) features, centred `X` (n, a) and their `means` (a,)."""
 
-    weights: np.ndarray
-    dtype: type[np.floating]
-    index: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    means: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    X: np.ndarray = field(init=False)
+    def __init__(self, weights: np.ndarray, dtype: type[np.floating]) -> None:
+        self.weights, self.dtype = weights, dtype
+        self.index, self.means = np.zeros(0, np.int64), np.zeros(0)
+        self._room = np.zeros((len(weights), 0), dtype, order="F")
 
-    def __post_init__(self) -> None:
-        self.X = np.zeros((len(self.weights), 0), self.dtype, order="F")
+    @property
+    def X(self) -> np.ndarray:
+        return self._room[:, : len(self.index)]
 
     def add(self, index: np.ndarray, raw: np.ndarray) -> None:
-        """Append the columns `raw` (n, m) float64 of the features `index` (m,)."""
-        old, means = len(self.index), self.weights @ raw
-        X = np.empty((len(raw), old + len(index)), self.dtype, order="F")
-        X[:, :old] = self.X
-        X[:, old:] = raw - means
-        self.X = X
+        """Append the columns `raw` (n, m) of the features `index` (m,)."""
+        old, size, means = self.X, len(self.index) + len(index), self.weights @ raw
+        if size > self._room.shape[1]:
+            self._room = np.empty((len(raw), max(size, 3 * len(self.index) // 2)), self.dtype, order="F")
+            self._room[:, : len(self.index)] = old
+        self._room[:, len(self.index) : size] = raw - means
         self.index = np.concatenate((self.index, index))
         self.means = np.concatenate((self.means, means))
 

@@ -25,6 +25,7 @@ class ColumnBlock(Protocol):
 
 
 CHUNK_BYTES = 64 << 20
+MAPPED = 256  # columns gathered from a map before its pages are dropped: each may bring a megabyte of neighbours
 BUFFER_BYTES = 8 << 20  # converted columns are multiplied while they are still in the cache
 
 
@@ -190,10 +191,15 @@ def _array(part: np.ndarray | torch.Tensor, dtype: type[np.floating]) -> np.ndar
 
 
 def _gather(block: np.ndarray | torch.Tensor | ColumnBlock, index: np.ndarray, dtype: type[np.floating]) -> np.ndarray:
+    if isinstance(block, np.memmap):
+        out = np.empty((block.shape[0], len(index)), dtype, order="F")
+        for first in range(0, len(index), MAPPED):
+            part = slice(first, first + MAPPED)
+            out[:, part] = block[:, index[part]]
+            _forget(block)
+        return out
     if isinstance(block, np.ndarray):
-        part = block[:, index].astype(dtype)
-        _forget(block)
-        return part
+        return block[:, index].astype(dtype)
     return _array(block[:, index], dtype)
 
 

@@ -22,6 +22,8 @@ from head2toe.solvers.matrix import Columns
 from head2toe.solvers.targets import Targets, all_classes
 
 ROUNDS = 60  # products over all features at one strength before giving up
+GATHERED, GROWTH = 2000, 4  # columns that may be gathered at once, and that number for each active one
+PIECE = 2048  # columns read at once in float64
 FINE = 5e-5  # duality gaps below this need float64 on the gathered columns
 
 
@@ -142,11 +144,15 @@ class _Track:
     def reached(self, stop_at: int | None) -> bool:
         return stop_at is not None and bool(self.records) and len(self.records[-1][4][0]) >= stop_at
 
-    def want(self, mask: np.ndarray) -> None:
-        """Ask for the features in `mask` (F,) that are not gathered yet."""
-        mask = mask.copy()
+    def want(self, least: float) -> None:
+        """Ask for features that score more than `least` and are not gathered yet; of many, for the highest scores."""
+        mask = self.scores > least
         mask[self.design.index] = False
-        self.wanted = np.flatnonzero(mask)
+        wanted = np.flatnonzero(mask)
+        most = max(GATHERED, GROWTH * int(self.W.any(1).sum()))
+        if len(wanted) > most:
+            wanted = np.sort(wanted[np.argpartition(-self.scores[wanted], most)[:most]])
+        self.wanted = wanted
 
     def add(self, index: np.ndarray, raw: np.ndarray) -> None:
         self.design.add(index, raw)
@@ -211,7 +217,7 @@ def _advance(X: Columns, tracks: list[_Track], lam: float, settings: Settings) -
     """Bring every track to the strength `lam`, certified over all features."""
     begun, tol, gap = time.perf_counter(), 0.5 * settings.tol, np.inf
     for track in tracks:
-        track.want(track.scores >= 2.0 * lam - track.strength)
+        track.want(2.0 * lam - track.strength)
         track.look_ahead(lam, settings)
     for _ in range(ROUNDS):
         _gather(X, tracks)
@@ -225,7 +231,7 @@ def _advance(X: Columns, tracks: list[_Track], lam: float, settings: Settings) -
             if gap <= settings.tol:
                 track.record(lam, gap, time.perf_counter() - begun)
                 continue
-            track.want(scores > lam)
+            track.want(lam)
             rest.append(track)
         if not rest:
             return
@@ -246,11 +252,14 @@ def _gather(X: Columns, tracks: list[_Track]) -> None:
     union = np.unique(np.concatenate([track.wanted for track in tracks]))
     if len(union) == 0:
         return
-    raw = X.take(union)
+    for first in range(0, len(union), PIECE):
+        piece = union[first : first + PIECE]
+        raw = X.take(piece)
+        for track in tracks:
+            mine = np.isin(piece, track.wanted)
+            track.add(piece[mine], raw[:, mine])
     for track in tracks:
-        if len(track.wanted):
-            track.add(track.wanted, raw[:, np.searchsorted(union, track.wanted)])
-            track.wanted = np.zeros(0, np.int64)
+        track.wanted = np.zeros(0, np.int64)
 
 
 def _resume(X: Columns, tracks: list[_Track], warm: Path, settings: Settings) -> None:
