@@ -127,8 +127,7 @@ def inductor(module: nn.Module, x: torch.Tensor, dtype: torch.dtype) -> Engine:
 
 
 def onnx_runtime(path: Path, x: torch.Tensor, threads: int) -> Engine:
-    import onnxruntime
-
+    onnxruntime = importlib.import_module("onnxruntime")
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
