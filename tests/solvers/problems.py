@@ -74,7 +74,7 @@ def duality_gap(problem: Problem, lam: float, W: np.ndarray, b: np.ndarray, entr
     P = softmax(Z)
     G = problem.X.T @ (w * (P - Y))
     largest = np.abs(G).max() if entrywise else np.linalg.norm(G, axis=1).max()
-    Q = Y + min(1.0, lam / largest) * (P - Y)
+    Q = Y + min(1.0, lam / max(largest, 1e-300)) * (P - Y)
     dual = -float((w * Q * np.log(np.maximum(Q, 1e-300))).sum())
     primal = cross_entropy(Z, problem) + lam * norms(W, entrywise)
     return (primal - dual) / primal

@@ -29,6 +29,15 @@ def test_an_independent_duality_gap_proves_every_solution(problem):
         assert path.n_active[i] == W.any(1).sum()
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("weights", [None, np.array([1.8342356, 1.25260797, 1.48604347, 1.13288748])])
+def test_where_every_feature_is_constant_none_is_active(dtype, weights):
+    path = group_lasso.path(np.full((4, 2), 3.0, dtype), np.array([0, 1, 0, 1]), n_lams=6, sample_weight=weights)
+    assert len(path.lams) == 6
+    assert (path.residuals <= 1e-4).all()
+    assert (path.n_active == 0).all()
+
+
 @pytest.mark.parametrize("kind", ODDITIES)
 def test_float32_reaches_the_default_tolerance(kind):
     problem = odd(kind, 30, 50, 3, RNG(1))

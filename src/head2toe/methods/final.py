@@ -27,13 +27,24 @@ class Layer:
 
 
 def fits_without(
-    K: np.ndarray, labels: np.ndarray, held_out: np.ndarray, n_classes: int, strengths: np.ndarray = STRENGTHS
+    K: np.ndarray,
+    labels: np.ndarray,
+    held_out: np.ndarray,
+    n_classes: int,
+    strengths: np.ndarray = STRENGTHS,
+    features: np.ndarray | None = None,
 ) -> ridge.RidgePath:
-    """Fits at every strength on the rows not in `held_out` (n,) bool, from inner products K (n, n) of all rows."""
+    """Fits at every strength on the rows not in `held_out` (n,) bool, from inner products K (n, n) of all rows.
+
+    The `features` (n, k) they are inner products of make it cheaper where they are fewer than the rows.
+    """
     train = ~held_out
     K_train = K[np.ix_(train, train)].astype(np.float32)
+    rows = K_train
+    if features is not None and features.shape[1] < len(K_train):
+        rows = ridge.row_space(features[train], np.float32)
     return ridge.path(
-        K_train,
+        rows,
         labels[train],
         strengths * scale_of(K_train),
         n_classes=n_classes,

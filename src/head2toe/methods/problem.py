@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.console import Console
 from rich.progress import Progress
-from threadpoolctl import threadpool_limits
 
 from head2toe.errors import DataError
 from head2toe.extract import Extraction, extract, view_of
+from head2toe.solvers.threads import side_by_side
 from head2toe.solvers.work import counted
 from head2toe.store import FeatureStore, default_location
 from head2toe.table import FeatureTable
@@ -82,12 +80,9 @@ class Problem:
         return int((self.folds >= 0).sum())
 
     def over_folds(self, right: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        """The sum over folds of `right(held_out)`, held_out (n,) bool: how many rows each setting gets right.
-
-        Folds run side by side, one thread each and one for its algebra: that beats many threads on small matrices.
-        """
+        """The sum over folds of `right(held_out)`, held_out (n,) bool: how many rows each setting gets right."""
         held_out = [self.folds == fold for fold in range(self.n_folds)]
-        with threadpool_limits(1), ThreadPoolExecutor(min(self.n_folds, os.cpu_count() or 1)) as threads:
+        with side_by_side(self.n_folds) as threads:
             return np.sum(list(threads.map(right, held_out)), axis=0)
 
     @contextmanager

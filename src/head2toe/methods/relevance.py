@@ -138,11 +138,12 @@ def _ladder(evidence: Evidence) -> list[int]:
 def _fitted(evidence: Evidence, index: np.ndarray, strengths: np.ndarray) -> tuple[Matrix, Kept]:
     """What a layer on the features `index`, rising, reads, and its fits."""
     if len(index) == evidence.design.n_features:
-        features, K = evidence.matrix, evidence.whole
+        features, few, K = evidence.matrix, None, evidence.whole
     else:
-        features = evidence.design.inputs(index).features
+        features = few = evidence.design.inputs(index).features
         K = ridge.gram(features)
-    return features, Kept(index, K, fits_without(K, evidence.labels, evidence.held_out, evidence.n_classes, strengths))
+    fits = fits_without(K, evidence.labels, evidence.held_out, evidence.n_classes, strengths, few)
+    return features, Kept(index, K, fits)
 
 
 def _by_norm(evidence: Evidence, features: Matrix, kept: Kept) -> np.ndarray:

@@ -1,4 +1,5 @@
-"""The compiled loops: block coordinate descent on a small quadratic model, and a softmax with all that follows from it.
+"""The compiled loops: block coordinate descent on a small quadratic model, a softmax with all that follows from it, and
+the recursion of L-BFGS.
 
 Compiled on first use and cached on disk, once per float width.
 """
@@ -10,10 +11,14 @@ import math
 import numba
 import numpy as np
 
+LEAST = 1e-25  # smaller probabilities are none: numbers near the least of float32 slow every product they are in
 GROUP, ENTRY = 0, 1  # the penalty of a row: its l2 norm, or its l1 norm
 
 
-@numba.njit(cache=True, fastmath={"nsz", "arcp", "contract", "afn", "reassoc"}, nogil=True)
+compiled = numba.njit(cache=True, fastmath={"nsz", "arcp", "contract", "afn", "reassoc"}, nogil=True)
+
+
+@compiled
 def descend(K, G, W, curvature, lam, kind):
     """One sweep over the rows of <G, D> + curvature/2 tr(D K D') + lam * penalty(W + D), at D = 0: its gain.
 
@@ -56,34 +61,59 @@ def descend(K, G, W, curvature, lam, kind):
     return gain
 
 
-@numba.njit(cache=True, error_model="numpy", nogil=True)
-def cross_entropy(Z, y, w, absent, residual, curvature):
-    """The weighted cross-entropy (p,) float64 of logits Z (n, p, C), by labels y (n,) and weights w (n, p).
+@compiled
+def cross_entropy(Z, y, w, residual, curvature):
+    """The weighted cross-entropy of logits Z (C, n), by labels y (n,) and weights w (n,).
 
-    Fills residual (n, p, C) = w (P - Y), the gradient in the logits, and curvature (p, C) = sum_i w P (1 - P). Classes
-    that are `absent` (p, C) have no probability.
+    Fills residual (C, n) = w (P - Y), the gradient in the logits, and curvature (C,) = sum_i w P (1 - P). The inner
+    loops run along memory, so they vectorise.
     """
-    n, n_weightings, n_classes = Z.shape
-    loss = np.zeros(n_weightings)
-    curvature[:] = 0.0
+    n_classes, n = Z.shape
+    top = Z[0].copy()
+    for c in range(1, n_classes):
+        z = Z[c]
+        for i in range(n):
+            top[i] = max(top[i], z[i])
+    total = np.zeros(n, Z.dtype)
+    for c in range(n_classes):
+        z, p = Z[c], residual[c]
+        for i in range(n):
+            share = np.exp(z[i] - top[i])
+            p[i] = share if share > LEAST else 0.0
+            total[i] += share
+    loss = 0.0
     for i in range(n):
-        for p in range(n_weightings):
-            if w[i, p] == 0.0:
-                residual[i, p, :] = 0.0
-                continue
-            top = -np.inf
-            for c in range(n_classes):
-                if not absent[p, c] and Z[i, p, c] > top:
-                    top = Z[i, p, c]
-            total = 0.0
-            for c in range(n_classes):
-                share = Z.dtype.type(0.0) if absent[p, c] else np.exp(Z[i, p, c] - Z.dtype.type(top))
-                residual[i, p, c] = share
-                total += share
-            for c in range(n_classes):
-                share = residual[i, p, c] / total
-                curvature[p, c] += w[i, p] * share * (1.0 - share)
-                residual[i, p, c] = w[i, p] * share
-            residual[i, p, y[i]] -= w[i, p]
-            loss[p] += w[i, p] * (np.log(total) + top - Z[i, p, y[i]])
+        loss += w[i] * (np.log(total[i]) + top[i] - Z[y[i], i])
+        total[i] = 1.0 / total[i]
+    for c in range(n_classes):
+        p, bend = residual[c], 0.0
+        for i in range(n):
+            share = p[i] * total[i]
+            p[i] = w[i] * share
+            bend += p[i] * (1.0 - share)
+        curvature[c] = bend
+    for i in range(n):
+        residual[y[i], i] -= w[i]
     return loss
+
+
+@compiled
+def two_loops(gradient, S, G, oldest, scale):
+    """The inverse Hessian's estimate times the gradient (m,): L-BFGS (Nocedal and Wright 2006, algorithm 7.4).
+
+    S, G (k, m) are the last steps and the changes of the gradient along them, `oldest` which row begins; scale (m,) is
+    the estimate's diagonal before them.
+    """
+    k = S.shape[0]
+    share, bend = np.empty(k, S.dtype), np.empty(k, S.dtype)
+    q = gradient.copy()
+    for age in range(k - 1, -1, -1):
+        j = (oldest + age) % k
+        bend[j] = np.dot(S[j], G[j])
+        share[j] = np.dot(S[j], q) / bend[j]
+        q -= share[j] * G[j]
+    q *= scale
+    for age in range(k):
+        j = (oldest + age) % k
+        q += (share[j] - np.dot(G[j], q) / bend[j]) * S[j]
+    return q

@@ -7,20 +7,18 @@ serve every strength and every fold, and the cost of a fit does not depend on th
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
-from threadpoolctl import threadpool_limits
 
 from head2toe.errors import DataError, FeatureError
 from head2toe.solvers import work
 from head2toe.solvers.lbfgs import problem_of, solutions
 from head2toe.solvers.matrix import Matrix, columns, refuse_non_finite
-from head2toe.solvers.targets import ABSENT, check_weights, targets
+from head2toe.solvers.targets import ABSENT, Targets, all_classes, check_weights, targets
+from head2toe.solvers.threads import side_by_side
 
 SMALLEST_EIGENVALUE = 1e-8  # of the largest: below it lies the rounding of float32 inner products
 SMALLEST_IN_FLOAT32 = 1e-6  # where the eigenvalues themselves are float32
@@ -30,7 +28,7 @@ SMALLEST_IN_FLOAT32 = 1e-6  # where the eigenvalues themselves are float32
 class RowSpace:
     """The n rows in coordinates of their own span.
 
-    `coordinates` V (n, r) float64, centred, with V V' = the centred Gram matrix and orthogonal columns; `offset` (n,)
+    `coordinates` V (n, r), centred, with V V' = the centred Gram matrix and orthogonal columns; `offset` (n,)
     are the inner products of each row with the mean row, which move an intercept back to uncentred features.
     """
 
@@ -88,19 +86,19 @@ def gram(
     return total
 
 
-def row_space(X: Matrix) -> RowSpace:
+def row_space(X: Matrix, dtype: type[np.floating] = np.float64) -> RowSpace:
     """Coordinates of the rows of X (n, F) in their span; the smaller of the n x n and F x F products is used."""
     X = columns(X)
     if X.n_features >= X.n:
-        return row_space_of_gram(gram(X))
-    features = X.take(np.arange(X.n_features))
+        return row_space_of_gram(gram(X).astype(dtype))
+    features = X.take(np.arange(X.n_features), dtype)
     refuse_non_finite(features, 0, features, 0)
     mean = features.mean(0)
     offset = features @ mean
     features -= mean
     work.product(features.shape, 2 * X.n_features)
     work.eigendecomposition(X.n_features)
-    _, rotation = np.linalg.eigh(features.T @ features)
+    _, rotation = _eigh(features.T @ features)
     return RowSpace(features @ rotation, offset)
 
 
@@ -129,7 +127,7 @@ def path(
 ) -> RidgePath:
     """Fit every strength, warm-started from the strongest down. K: inner products (n, n), or a `RowSpace`.
 
-    float32 inner products are solved in float32: about twice as fast, for a `tol` of 1e-3 or more.
+    float32 inner products or coordinates are solved in float32: about twice as fast, for a `tol` of 1e-3 or more.
 
     A class without a row gets zero weights and an intercept far below the others. Raises NotConvergedError if a
     residual stays above `tol`; with strict=False the residuals alone tell, for fits that only choose between settings.
@@ -140,14 +138,15 @@ def path(
     shape = (len(lams), len(space.coordinates), target.n_classes)
     dual, intercepts = np.zeros(shape), np.zeros((shape[0], shape[2]))
     objectives, residuals = np.zeros(len(lams)), np.zeros(len(lams))
-    problem = problem_of(space.coordinates, y, target.n_classes, target.weights[:, None])
+    problem = problem_of(space.coordinates, target)
     steps = 0
     for i, state in solutions(problem, lams, tol, max_iter, strict):
         steps += state.steps
-        dual[i] = -state.residual[:, 0] / lams[i]
-        intercepts[i] = np.where(problem.absent[0], 0.0, state.U[-1, 0] - space.offset @ dual[i])
-        intercepts[i, problem.absent[0]] = intercepts[i, ~problem.absent[0]].min() - ABSENT
-        objectives[i], residuals[i] = state.objective[0], state.error[0]
+        present = -state.residual.T / lams[i]
+        dual[i], intercepts[i] = all_classes(
+            present, state.U[:, -1] - space.offset @ present, target.present, target.n_classes
+        )
+        objectives[i], residuals[i] = state.objective, state.error
     return RidgePath(lams, dual, intercepts, objectives, residuals, steps)
 
 
@@ -171,29 +170,26 @@ def cross_validate(
     n = len(space.coordinates)
     if folds.shape != (n,):
         raise DataError(f"cross_validate: {n} fold numbers are needed, one a row, got shape {folds.shape}")
-    names = np.unique(folds)
-    weights = np.tile(check_weights(sample_weight, n)[:, None], (1, len(names)))
-    weights[folds[:, None] == names[None, :]] = 0.0
-    for p, name in enumerate(names):
-        targets(y, n, n_classes, weights[:, p] if weights[:, p].any() else None)  # refuses one-class folds by name
-        if not weights[:, p].any():
-            raise DataError(f"cross_validate: fold {name} holds every row out; at least two folds are needed")
     n_classes = targets(y, n, n_classes, sample_weight).n_classes
-    lams = _check_strengths(lams)
+    weights, lams = check_weights(sample_weight, n), _check_strengths(lams)
+    splits = []
+    for name in np.unique(folds):
+        out = folds == name
+        if not weights[~out].any():
+            raise DataError(f"cross_validate: fold {name} holds every row out; at least two folds are needed")
+        splits.append((out, targets(y, n, n_classes, np.where(out, 0.0, weights))))  # refuses folds of one class
     logits = np.zeros((len(lams), n, n_classes))
 
-    def fill(p: int) -> None:
-        problem, out = (
-            problem_of(space.coordinates, y, n_classes, weights[:, p : p + 1] / weights[:, p].sum()),
-            folds == names[p],
-        )
-        for i, state in solutions(problem, lams, tol, max_iter, strict=True):
-            Z = state.Z[out, 0]
-            Z[:, problem.absent[0]] = Z[:, ~problem.absent[0]].min(1, keepdims=True) - ABSENT
-            logits[i, out] = Z
+    def fill(split: tuple[np.ndarray, Targets]) -> None:
+        out, target = split
+        for i, state in solutions(problem_of(space.coordinates, target), lams, tol, max_iter, strict=True):
+            Z = state.Z[:, out].T
+            of_all = np.tile(Z.min(1, keepdims=True) - ABSENT, n_classes)
+            of_all[:, target.present] = Z
+            logits[i, out] = of_all
 
-    with threadpool_limits(1), ThreadPoolExecutor(min(len(names), os.cpu_count() or 1)) as threads:
-        list(threads.map(fill, range(len(names))))
+    with side_by_side(len(splits)) as threads:
+        list(threads.map(fill, splits))
     return logits
 
 

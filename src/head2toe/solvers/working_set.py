@@ -93,7 +93,7 @@ def solve_paths(
     dtype = np.float64 if X.double or settings.tol < FINE else np.float32
     nulls = scores_of(X, [_null_residual(target) for target in weightings], settings.kind)
     tracks = [_Track.begin(target, dtype, scores) for target, scores in zip(weightings, nulls, strict=True)]
-    lams = strengths(max(track.null for track in tracks), lams, n_lams, lam_ratio)
+    lams = strengths(max(_beyond_rounding(X, scores, lam_ratio) for scores in nulls), lams, n_lams, lam_ratio)
     if warm is not None:
         _resume(X, tracks, warm, settings)
     for track in tracks:
@@ -295,6 +295,14 @@ def strengths(largest: float, lams: np.ndarray | Sequence[float] | None, n_lams:
     ):
         raise DataError(f"path: strengths should be positive and falling, got {lams}")
     return lams
+
+
+def _beyond_rounding(X: Columns, scores: np.ndarray, lam_ratio: float) -> float:
+    """The largest of the scores (F,) or, where it is but the rounding of constant features, what keeps a path above."""
+    top = int(scores.argmax())
+    eps = float(np.finfo(np.float64 if X.double else np.float32).eps)
+    rounding = 8.0 * eps * float(np.abs(X.take(np.array([top]))).max())
+    return float(scores[top]) if scores[top] > rounding else rounding / lam_ratio
 
 
 def _null_residual(target: Targets) -> np.ndarray:
