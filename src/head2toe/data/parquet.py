@@ -49,7 +49,7 @@ def _rows(paths: list[Path], names: list[str] | None) -> Rows:
     _check_type(paths[0], column, _schema(paths[0]).field(column).type)
     labels: list[str] = []
     for path in paths:
-        values = pq.read_table(path, columns=["label"]).column("label").to_pylist()
+        values = pq.ParquetFile(path).read(["label"]).column("label").to_pylist()  # read_table imports pandas
         labels += [_label(path, row, value, names) for row, value in enumerate(values)]
     return Rows(parquet_rows(paths, column), labels)
 

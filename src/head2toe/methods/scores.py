@@ -64,15 +64,19 @@ class Evidence:
 
 def group_lasso_norm(evidence: Evidence) -> np.ndarray:
     """s_i of equation (4), the norms of the exact group lasso's rows, on a path that stops early."""
-    path = group_lasso.path(
+    return group_lasso_path(evidence, PATH_STOP).scores()
+
+
+def group_lasso_path(evidence: Evidence, stop_at: int) -> group_lasso.Path:
+    """The path of the rows not held out, to the first strength with so many active features."""
+    return group_lasso.path(
         evidence.design.blocks,
         evidence.labels,
         n_classes=evidence.n_classes,
         sample_weight=(~evidence.held_out).astype(np.float64),
         tol=PATH_TOLERANCE,
-        stop_at=PATH_STOP,
+        stop_at=stop_at,
     )
-    return path.scores()
 
 
 def l2(evidence: Evidence) -> np.ndarray:

@@ -92,7 +92,7 @@ def problem_of(coordinates: np.ndarray, target: Targets) -> Problem:
 
 
 def solutions(
-    problem: Problem, lams: np.ndarray, tol: float, max_iter: int, strict: bool
+    problem: Problem, lams: np.ndarray, tols: np.ndarray, max_iter: int, strict: bool
 ) -> Iterator[tuple[int, State]]:
     """(which strength, its solution), from the strongest down, each begun where the last two point to if that is lower.
 
@@ -107,7 +107,7 @@ def solutions(
         if before is not None and lams[i] < lam < before[0]:
             far = min(1.0, float(np.log(lam / lams[i]) / np.log(before[0] / lam)))
             U, Z = _ahead(problem, float(lams[i]), U, Z, U - before[1], Z - before[2], far)
-        state = _minimise(problem, U, Z, float(lams[i]), tol, max_iter, strict)
+        state = _minimise(problem, U, Z, float(lams[i]), float(tols[i]), max_iter, strict)
         before, lam, U, Z = (here if np.isfinite(here[0]) else None), float(lams[i]), state.U, state.Z
         yield int(i), state
 

@@ -121,7 +121,7 @@ def path(
     *,
     n_classes: int | None = None,
     sample_weight: np.ndarray | None = None,
-    tol: float = 1e-6,
+    tol: float | Float[np.ndarray, " k"] = 1e-6,
     max_iter: int = 500,
     strict: bool = True,
 ) -> RidgePath:
@@ -130,7 +130,8 @@ def path(
     float32 inner products or coordinates are solved in float32: about twice as fast, for a `tol` of 1e-3 or more.
 
     A class without a row gets zero weights and an intercept far below the others. Raises NotConvergedError if a
-    residual stays above `tol`; with strict=False the residuals alone tell, for fits that only choose between settings.
+    residual stays above `tol`, one for all strengths or one each; with strict=False the residuals alone tell, for fits
+    that only choose between settings.
     """
     space = K if isinstance(K, RowSpace) else row_space_of_gram(_floating(K))
     target = targets(y, len(space.coordinates), n_classes, sample_weight)
@@ -140,7 +141,7 @@ def path(
     objectives, residuals = np.zeros(len(lams)), np.zeros(len(lams))
     problem = problem_of(space.coordinates, target)
     steps = 0
-    for i, state in solutions(problem, lams, tol, max_iter, strict):
+    for i, state in solutions(problem, lams, np.broadcast_to(tol, lams.shape), max_iter, strict):
         steps += state.steps
         present = -state.residual.T / lams[i]
         dual[i], intercepts[i] = all_classes(
@@ -182,7 +183,7 @@ def cross_validate(
 
     def fill(split: tuple[np.ndarray, Targets]) -> None:
         out, target = split
-        for i, state in solutions(problem_of(space.coordinates, target), lams, tol, max_iter, strict=True):
+        for i, state in solutions(problem_of(space.coordinates, target), lams, np.full(len(lams), tol), max_iter, True):
             Z = state.Z[:, out].T
             of_all = np.tile(Z.min(1, keepdims=True) - ABSENT, n_classes)
             of_all[:, target.present] = Z
