@@ -19,13 +19,22 @@ def scaled(block: np.ndarray, columns: np.ndarray | slice, scaling: Scaling) -> 
     "tap" divides each row by the L2 norm of the whole tap, "kept" by that of the columns taken (the published order:
     scaling after selection), "none" by nothing. A zero row stays zero.
     """
-    taken = np.asarray(block[:, columns], dtype=np.float32)
+    taken = _floats(block[:, columns])
     if scaling == "none":
         return taken
     everything = isinstance(columns, slice) and columns == slice(None)
-    measured = taken if scaling == "kept" or everything else np.asarray(block, dtype=np.float32)
+    measured = taken if scaling == "kept" or everything else _floats(block)
     norm = np.sqrt(np.einsum("ij,ij->i", measured, measured))[:, None]
     return np.divide(taken, norm, out=np.zeros_like(taken), where=norm > 0)
+
+
+def _floats(values: np.ndarray) -> np.ndarray:
+    """The values in float32; torch converts float16 ten times as fast as numpy."""
+    if values.dtype != np.float16:
+        return np.asarray(values, np.float32)
+    import torch
+
+    return torch.from_numpy(np.require(values, requirements=("C", "W"))).float().numpy()
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -19,6 +20,7 @@ Item = bytes | np.ndarray | str
 SPLITS = ("train", "validation", "test")
 _NAMED = 20
 _CHUNK = 1024  # inputs looked at together: what bounds the memory
+_PART = 64  # of them, one after the other in a thread
 
 
 @runtime_checkable
@@ -236,7 +238,8 @@ def _inspect(source: Source, rows: Sequence[int], *, decode: bool) -> Iterator[t
             return row, "", str(error)
         return row, item_id(item), None
 
-    # Pillow and hashlib let go of the interpreter's lock while they work
+    # Pillow and hashlib let go of the interpreter's lock while they work; a job for every row would cost more than they
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(rows), _CHUNK):
-            yield from pool.map(one, rows[start : start + _CHUNK])
+            parts = [rows[first : first + _PART] for first in range(start, min(start + _CHUNK, len(rows)), _PART)]
+            yield from chain.from_iterable(pool.map(lambda part: [one(row) for row in part], parts))
