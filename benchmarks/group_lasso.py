@@ -246,6 +246,7 @@ def out_of_core(folder: Path, n: int = 2000, n_features: int = 1_000_000) -> Non
     file = folder / "features.f16"
     rng = np.random.default_rng(0)
     factors = rng.standard_normal((n, 32)).astype(np.float32)
+    folder.mkdir(parents=True, exist_ok=True)
     with file.open("wb") as out:  # not through a map: pages written there would count as resident
         for first in range(0, n_features, 8192):
             width = min(8192, n_features - first)

@@ -18,6 +18,7 @@ from head2toe.methods.relevance import LADDER, Criterion, Kept, check_criterion,
 from head2toe.methods.scores import Evidence
 from head2toe.selection import n_kept
 from head2toe.solvers import ridge
+from head2toe.solvers.threads import side_by_side
 from head2toe.table import Scaling
 from head2toe.taps import Pool
 
@@ -83,9 +84,9 @@ class Head2Toe:
     def choose(self, problem: Problem, journal: Journal) -> Outcome:
         with journal.phase("select"):
             tried = (_cross_validated(problem, pool, self) for pool in self.pools)
-            chosen, evidence = max(tried, key=lambda one: one[0].merit())
+            chosen, design = max(tried, key=lambda one: one[0].merit())
         with journal.phase("fit"):
-            return _fitted(problem, chosen, evidence, self)
+            return _fitted(problem, chosen, design, self)
 
     def counts(self, n_features: int) -> list[int]:
         """How many of `n_features` each setting keeps."""
@@ -99,40 +100,63 @@ class Head2Toe:
         return kept_sets(evidence, counts, criterion, 0 if self.window is None else self.window[0])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Choice:
-    """Settings and their held-out accuracy; equal ones go to fewer features, then to the stronger penalty."""
+    """Settings, the features `index` (k,) that they keep, and their held-out accuracy.
+
+    Equal ones go to fewer features, then to the stronger penalty.
+    """
 
     pool: Pool
     strength: float
-    count: int
+    index: np.ndarray
     accuracy: float
     probe: bool = False
 
     def merit(self) -> tuple[float, int, float]:
-        return self.accuracy, -self.count, self.strength
+        return self.accuracy, -len(self.index), self.strength
 
 
-def _cross_validated(problem: Problem, pool: Pool, settings: Head2Toe) -> tuple[_Choice, Evidence]:
-    """The best settings at one target size, and the features of all rows that they were chosen on."""
-    design = design_of(problem.table(pool), settings.scaling)
-    counts = settings.counts(design.n_features)
-    nobody = np.zeros(len(problem.labels), dtype=bool)
-    evidence = Evidence(design, design.gram(), problem.labels, problem.n_classes, nobody, settings.seed)
-    right = problem.over_folds(lambda out: _right(replace(evidence, held_out=out), counts, settings))
-    choices = [_best(pool, count, row / problem.n_held_out) for count, row in zip(counts, right, strict=True)]
-    last_there = problem.backbone.prelogits in problem.tap_names
-    if settings.keep is None and settings.window is None and last_there:
-        last = design.of_tap(problem.backbone.prelogits)
-        K = ridge.gram(design.inputs(last).features)
-        right = problem.over_folds(lambda out: right_without(K, problem.labels, out, problem.n_classes))
-        choices.append(replace(_best(pool, len(last), right / problem.n_held_out), probe=True))
-    return max(choices, key=_Choice.merit), evidence
+def _cross_validated(problem: Problem, pool: Pool, settings: Head2Toe) -> tuple[_Choice, Design]:
+    """The best settings at one target size, and the features of all rows that they were chosen on.
+
+    What all rows together keep is found beside the folds, where a core would be idle.
+    """
+    design, labels = design_of(problem.table(pool), settings.scaling), problem.labels
+    counts, held_out = settings.counts(design.n_features), problem.held_out()
+    nobody = np.zeros(len(labels), dtype=bool)
+    evidence = Evidence(design, design.gram(), labels, problem.n_classes, nobody, settings.seed)
+    last = _last_features(problem, design, settings)
+    K = ridge.gram(design.inputs(last).features) if len(last) else None
+    with side_by_side() as threads:
+        rights = [threads.submit(_right, replace(evidence, held_out=out), counts, settings) for out in held_out]
+        kept = threads.submit(_kept, evidence, counts, settings)
+        probes = (
+            [] if K is None else [threads.submit(right_without, K, labels, out, problem.n_classes) for out in held_out]
+        )
+    accuracy = np.sum([one.result() for one in rights], axis=0) / problem.n_held_out
+    tried = [_best(pool, kept.result()[count], row) for count, row in zip(counts, accuracy, strict=True)]
+    if probes:
+        accuracy = np.sum([one.result() for one in probes], axis=0) / problem.n_held_out
+        tried.append(replace(_best(pool, last, accuracy), probe=True))
+    return max(tried, key=_Choice.merit), design
 
 
-def _best(pool: Pool, count: int, accuracy: np.ndarray) -> _Choice:
+def _last_features(problem: Problem, design: Design, settings: Head2Toe) -> np.ndarray:
+    """The features (k,) of a linear probe where it is a candidate, else none."""
+    if settings.keep is not None or settings.window is not None or problem.backbone.prelogits not in problem.tap_names:
+        return np.zeros(0, np.int64)
+    return design.of_tap(problem.backbone.prelogits)
+
+
+def _kept(evidence: Evidence, counts: Sequence[int], settings: Head2Toe) -> dict[int, np.ndarray]:
+    """The features that each of `counts` keeps."""
+    return {len(kept.index): kept.index for kept in settings.sets(evidence, sorted(set(counts)))}
+
+
+def _best(pool: Pool, index: np.ndarray, accuracy: np.ndarray) -> _Choice:
     """The best of the strengths, whose held-out accuracies are (len(STRENGTHS),)."""
-    choices = [_Choice(pool, float(s), count, float(a)) for s, a in zip(STRENGTHS, accuracy, strict=True)]
+    choices = [_Choice(pool, float(s), index, float(a)) for s, a in zip(STRENGTHS, accuracy, strict=True)]
     return max(choices, key=_Choice.merit)
 
 
@@ -144,25 +168,17 @@ def _right(evidence: Evidence, counts: Sequence[int], settings: Head2Toe) -> np.
     return np.array([right[count] for count in counts])
 
 
-def _fitted(problem: Problem, chosen: _Choice, evidence: Evidence, settings: Head2Toe) -> Outcome:
-    design = evidence.design
-    if chosen.probe:
-        index = design.of_tap(problem.backbone.prelogits)
-    else:
-        (kept,) = settings.sets(evidence, [chosen.count])
-        index = kept.index
-    inputs = design.inputs(index)
+def _fitted(problem: Problem, chosen: _Choice, design: Design, settings: Head2Toe) -> Outcome:
+    inputs = design.inputs(chosen.index)
     layer = fit(inputs.features, ridge.gram(inputs.features), problem.labels, chosen.strength, problem.n_classes)
-    layer = inputs.scale.undo(layer)
-    return Outcome(
-        design.taps, design.scaling, index, layer, chosen.accuracy, _described(problem, design, chosen, settings)
-    )
+    described = _described(problem, design, chosen, settings)
+    return Outcome(design.taps, design.scaling, chosen.index, inputs.scale.undo(layer), chosen.accuracy, described)
 
 
 def _described(problem: Problem, design: Design, chosen: _Choice, settings: Head2Toe) -> dict[str, float | int | str]:
     criterion = settings.criterion if settings.scores is None else "given scores"
     return {
-        "keep": chosen.count / design.n_features,
+        "keep": len(chosen.index) / design.n_features,
         "target_size": chosen.pool.target_size,
         "l2_strength": chosen.strength,
         "criterion": "last features" if chosen.probe else criterion,

@@ -79,11 +79,14 @@ class Problem:
         """How many rows are held out in some fold."""
         return int((self.folds >= 0).sum())
 
+    def held_out(self) -> list[np.ndarray]:
+        """The rows (n,) bool that each fold holds out."""
+        return [self.folds == fold for fold in range(self.n_folds)]
+
     def over_folds(self, right: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         """The sum over folds of `right(held_out)`, held_out (n,) bool: how many rows each setting gets right."""
-        held_out = [self.folds == fold for fold in range(self.n_folds)]
-        with side_by_side(self.n_folds) as threads:
-            return np.sum(list(threads.map(right, held_out)), axis=0)
+        with side_by_side() as threads:
+            return np.sum(list(threads.map(right, self.held_out())), axis=0)
 
     @contextmanager
     def bar(self, what: str, total: int) -> Iterator[Callable[[], None]]:

@@ -189,7 +189,7 @@ def cross_validate(
             of_all[:, target.present] = Z
             logits[i, out] = of_all
 
-    with side_by_side(len(splits)) as threads:
+    with side_by_side() as threads:
         list(threads.map(fill, splits))
     return logits
 

@@ -11,17 +11,13 @@ from threadpoolctl import threadpool_limits
 
 
 @contextmanager
-def side_by_side(n_jobs: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads for `n_jobs` jobs, at most one a core, whose algebra, numpy's and torch's, stays in its thread."""
+def side_by_side() -> Iterator[ThreadPoolExecutor]:
+    """Threads, one a core, whose jobs' algebra, numpy's and torch's, stays in their thread."""
     import torch
 
     spread = torch.get_num_threads()
-    workers = min(n_jobs, os.cpu_count() or 1)
     try:
-        with (
-            threadpool_limits(1),
-            ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as threads,
-        ):
+        with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count(), "", torch.set_num_threads, (1,)) as threads:
             yield threads
     finally:
         torch.set_num_threads(spread)
