@@ -52,6 +52,20 @@ def test_a_strength_begun_ahead_ends_where_it_ends_alone():
         np.testing.assert_allclose(path.dual[i], alone.dual[0], rtol=0, atol=1e-5 * np.abs(alone.dual).max())
 
 
+def test_every_strength_has_its_own_tolerance():
+    tols = np.array([1e-2, 1e-8, 1e-4])
+    path = ridge.path(ridge.gram(WIDE.X), WIDE.y, LAMS, tol=tols)
+    assert (path.residuals <= tols).all()
+    assert path.residuals[0] > 1e-8  # what is not asked for is not computed
+
+
+def test_float32_coordinates_give_the_same_layer():
+    wide, narrow = (
+        ridge.path(ridge.row_space(TALL.X, dtype), TALL.y, LAMS, tol=1e-3) for dtype in (np.float64, np.float32)
+    )
+    np.testing.assert_allclose(narrow.dual, wide.dual, rtol=0, atol=3e-3 * np.abs(wide.dual).max())
+
+
 def test_folds_together_are_folds_alone():
     folds = np.random.default_rng(3).integers(0, 3, 40)
     logits = ridge.cross_validate(ridge.gram(WIDE.X), WIDE.y, LAMS, folds, tol=1e-5)

@@ -1,0 +1,43 @@
+import threading
+
+import pytest
+import torch
+from threadpoolctl import threadpool_info
+
+from head2toe.solvers.threads import side_by_side
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def blas_threads():
+    return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+
+
+def test_algebra_stays_in_its_thread_and_is_as_before_afterwards(two_threads):
+    before = blas_threads()
+
+    def algebra(_):
+        return threading.get_ident(), torch.get_num_threads(), blas_threads()
+
+    with side_by_side() as threads:
+        seen = list(threads.map(algebra, range(8)))
+    assert threading.get_ident() not in {thread for thread, _, _ in seen}
+    assert {of_torch for _, of_torch, _ in seen} == {1}
+    assert all(set(of_blas) == {1} for _, _, of_blas in seen)
+    assert torch.get_num_threads() == 2
+    assert blas_threads() == before
+
+
+def test_an_error_in_a_job_comes_out_and_leaves_the_threads_as_they_were(two_threads):
+    def fails(_):
+        raise ValueError("the job's own")
+
+    with pytest.raises(ValueError, match="the job's own"), side_by_side() as threads:
+        list(threads.map(fails, range(2)))
+    assert torch.get_num_threads() == 2
