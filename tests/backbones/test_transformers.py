@@ -14,6 +14,7 @@ from head2toe.backbones import load_backbone
 from head2toe.backbones.core import Backbone
 from head2toe.cli import app
 from head2toe.errors import BackboneError, DataError
+from head2toe.methods.scratch import untrained
 from head2toe.taps import Pool
 
 from .families import PICTURES, SOUNDS, TEXTS
@@ -199,3 +200,5 @@ class OwnModel(ViTModel):
     run = CliRunner().invoke(app, ["taps", f"hf/{tmp_path}", "--no-weights", "--json", "--trust-remote-code"])
     assert run.exit_code == 0
     assert len([line for line in run.stdout.splitlines() if line.startswith("{")]) == len(backbone.taps)
+    again = untrained(backbone, seed=1).networks[0].module.state_dict()
+    assert any(not torch.equal(again[name], was) for name, was in backbone.networks[0].module.state_dict().items())

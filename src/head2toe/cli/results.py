@@ -16,6 +16,7 @@ from head2toe.cli.app import (
     PrecisionOption,
     SkipBadFlag,
     StoreOption,
+    TrustFlag,
     app,
     labelled,
     numbers,
@@ -47,6 +48,7 @@ def bench(
     store: StoreOption = None,
     device: DeviceOption = "cpu",
     precision: PrecisionOption = None,
+    trust_remote_code: TrustFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Measure methods on a suite of tasks: results.jsonl as they come, then table.md and table.csv."""
@@ -70,7 +72,13 @@ def bench(
     events = run(
         fits,
         chosen,
-        lambda name: load_backbone(ids[name], device=device, precision=precision, image_size=image_size),
+        lambda name: load_backbone(
+            ids[name],
+            device=device,
+            precision=precision,
+            image_size=image_size,
+            trust_remote_code=trust_remote_code,
+        ),
         out,
         store,
         conditions=conditions,
@@ -101,6 +109,7 @@ def compare(
     store: StoreOption = None,
     device: DeviceOption = "cpu",
     precision: PrecisionOption = None,
+    trust_remote_code: TrustFlag = False,
     skip_bad: SkipBadFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -111,7 +120,9 @@ def compare(
 
     task = labelled(data, skip_bad)
     for id in words(backbones):
-        loaded = load_backbone(id, device=device, precision=precision, image_size=image_size)
+        loaded = load_backbone(
+            id, device=device, precision=precision, image_size=image_size, trust_remote_code=trust_remote_code
+        )
         comparison = run(loaded, task, store, methods=words(methods), target_size=target_size, seed=seed)
         if as_json:
             typer.echo(json.dumps(asdict(comparison)))
@@ -138,6 +149,7 @@ def study(
     store: StoreOption = None,
     device: DeviceOption = "cpu",
     precision: PrecisionOption = None,
+    trust_remote_code: TrustFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Vary one thing about Head2Toe and measure: lines go to studies/NAME.jsonl as they come, figures to the report."""
@@ -149,7 +161,9 @@ def study(
 
     chosen = suite_named(suite, root)
     chosen = chosen.only(words(tasks)) if tasks else chosen
-    loaded = load_backbone(backbone, device=device, precision=precision, image_size=image_size)
+    loaded = load_backbone(
+        backbone, device=device, precision=precision, image_size=image_size, trust_remote_code=trust_remote_code
+    )
     failed = 0
     with present.progress("study") as advance:
         for event in run(

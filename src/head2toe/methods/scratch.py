@@ -67,10 +67,16 @@ def untrained(backbone: Backbone, seed: int) -> Backbone:
             fresh = load_backbone(
                 backbone.id, weights=False, precision=backbone.precision, device=backbone.device,
                 image_size=image_size(described(backbone.preprocess)),
+                trust_remote_code=any(_brought(network.module) for network in networks),
             )  # fmt: skip
             for mine, drawn in zip(networks, fresh.networks, strict=True):
                 mine.module.load_state_dict(drawn.module.state_dict())
     return replace(backbone, networks=networks)
+
+
+def _brought(module: nn.Module) -> bool:
+    """Whether a network's code came with its weights: it was trusted when the backbone was loaded."""
+    return type(module).__module__.partition(".")[0] == "transformers_modules"
 
 
 def _reset(module: nn.Module) -> None:
