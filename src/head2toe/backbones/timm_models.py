@@ -30,7 +30,7 @@ def load_lite0(options: Options) -> Backbone:
     with torch.device("meta" if options.weights else "cpu"):  # weights that are replaced need not be drawn
         module = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     if options.weights:
-        module.load_state_dict(_lite0_weights(list(module.state_dict())), assign=True)
+        module.to_empty(device="cpu").load_state_dict(_lite0_weights(list(module.state_dict())))
     pixels = ImagePreprocess((224, 224), (0.5,) * 3, (0.5,) * 3, "bicubic", "squash")
     return _wrap(LITE0, "timm:tf_efficientnet_lite0", module, _resized(pixels, options, 0.875), options)
 
