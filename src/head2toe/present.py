@@ -214,10 +214,15 @@ def comparison_table(comparison: Comparison) -> Table:
 def advice_lines(comparison: Comparison) -> str:
     cost = comparison.finetuning
     (head2toe,) = (score for score in comparison.scores if score.method == "head2toe")
+
+    def of_head2toe(flops: int) -> str:
+        return f"{flops:.2e} operations ({flops / max(1, head2toe.flops):,.0f} times Head2Toe's)"
+
     return (
-        f"fine-tuning, {cost.steps} steps of {cost.batch_size} images: {cost.flops:.2e} operations "
-        f"({cost.flops / max(1, head2toe.flops):,.0f} times Head2Toe's), about {cost.seconds:,.0f} s, "
-        f"{cost.task_bytes:,} bytes\n\n{comparison.advice.sentence}"
+        f"fine-tuning, {cost.steps} steps of {cost.batch_size} images: {of_head2toe(cost.flops)}, about "
+        f"{cost.seconds:,.0f} s, {cost.task_bytes:,} bytes; with the choice of its settings, as Head2Toe's has, up to "
+        f"{cost.tuned_steps:,} steps: {of_head2toe(cost.tuned_flops)}, about {cost.tuned_seconds:,.0f} s"
+        f"\n\n{comparison.advice.sentence}"
     )
 
 

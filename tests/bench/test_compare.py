@@ -15,7 +15,7 @@ from head2toe.present import advice_lines, comparison_table
 from head2toe.store import FeatureStore
 
 LINEAR = Score("linear", 0.7, 0.7, 0.0, Interval(0.0, 0.0), 100, 100, 10**9, 1.0, 1_000)
-COST = FineTuning(400, 32, 10**12, 600.0, 50_000)
+COST = FineTuning(400, 32, 10**12, 600.0, 50_000, 3000, 75 * 10**11, 4500.0)
 
 
 def advice(gain: float, low: float, high: float, linear: float = 0.7, images: float = 50.0) -> Advice:
@@ -47,7 +47,7 @@ class TestAdvice:
     def test_fine_tuning_is_worth_a_trial_where_accuracy_is_low_and_images_are_many(self):
         given = advice(0.1, 0.05, 0.15, linear=0.5)
         assert given.try_finetuning
-        assert "10 min a training run and 50 times the bytes" in given.sentence
+        assert "10 min a training run, up to 75 min with the choice of its settings, and 50 times the" in given.sentence
         assert not advice(0.1, 0.05, 0.15, linear=0.5, images=5.0).try_finetuning
 
 
@@ -91,6 +91,8 @@ def test_a_training_step_is_counted_and_leaves_the_network_alone(network, corner
     first = 2 * 8 * 8 * 8 * 3 * 9  # of the first convolution: the gradient of its input is not needed
     assert cost.flops == 10 * 4 * (3 * forward - first)
     assert cost.task_bytes == network.n_bytes
+    assert cost.tuned_steps == 3 * 200 + 800 + 800 + 800  # rates, the longer runs, one more augmentation, all rows
+    assert cost.tuned_flops * 10 == cost.flops * cost.tuned_steps
     for name, value in network.networks[0].module.state_dict().items():
         assert torch.equal(value, before[name])
 

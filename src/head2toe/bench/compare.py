@@ -17,6 +17,8 @@ from head2toe.head import Head
 from head2toe.methods import TRAINED, method_named
 from head2toe.methods.finetune import on_last_features
 from head2toe.methods.problem import Journal, folds_for, spread, training_splits
+from head2toe.methods.training import Training
+from head2toe.methods.training.choice import most_steps
 from head2toe.methods.training.loop import step_flops, step_seconds
 from head2toe.methods.training.rows import read_rows
 from head2toe.store import FeatureStore, default_location
@@ -57,13 +59,20 @@ class Score:
 
 @dataclass(frozen=True)
 class FineTuning:
-    """What training the whole network would cost: one step was counted and timed, the rest is multiplied."""
+    """What training the whole network would cost: one step was counted and timed, the rest is multiplied.
+
+    `steps`, `flops` and `seconds` are of one run; the tuned ones of all runs, at most, among which `FineTune` chooses its
+    settings. Head2Toe's costs hold its choice too.
+    """
 
     steps: int
     batch_size: int
     flops: int
     seconds: float
     task_bytes: int
+    tuned_steps: int
+    tuned_flops: int
+    tuned_seconds: float
 
 
 @dataclass(frozen=True)
@@ -146,7 +155,8 @@ def advise(linear: Score, head2toe: Score, finetuning: FineTuning, images_per_cl
     if more:
         reason += (
             f"; at {chosen.accuracy:.0%} and with {images_per_class:.0f} images a class fine-tuning may bring more, "
-            f"for about {_duration(finetuning.seconds)} a training run and "
+            f"for about {_duration(finetuning.seconds)} a training run, up to "
+            f"{_duration(finetuning.tuned_seconds)} with the choice of its settings, and "
             f"{finetuning.task_bytes / max(1, chosen.task_bytes):,.0f} times the bytes"
         )
     return Advice("head2toe" if gains else "linear", more, reason + ".")
@@ -161,7 +171,11 @@ def finetuning_cost(backbone: Backbone, task: Task, *, steps: int = STEPS, batch
     picked = task.train.rows(np.arange(batch_size) % task.train.n_rows)
     rows = read_rows(model.backbone, [picked])
     flops, seconds = step_flops(model, rows, picked.labels), step_seconds(model, rows, picked.labels)
-    return FineTuning(steps, batch_size, steps * batch_size * flops, steps * seconds, backbone.n_bytes)
+    tuned = most_steps(Training())
+    return FineTuning(
+        steps, batch_size, steps * batch_size * flops, steps * seconds, backbone.n_bytes,
+        tuned, tuned * batch_size * flops, tuned * seconds,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

@@ -57,6 +57,12 @@ def held_out_rows(task: Task, seed: int) -> np.ndarray:
     return fold_of(task, labels, 1, seed) == 0
 
 
+def most_steps(training: Training) -> int:
+    """The steps of all runs of a fit, the choice's and the last one's, where the longest is the best."""
+    first, longest = training.steps[0], max(training.steps)
+    return len(training.lrs) * first + sum(training.steps[1:]) + len(training.augments) * longest
+
+
 def fit_network(
     method: str,
     settings: object,
@@ -78,7 +84,7 @@ def fit_network(
     labels, held_out = np.concatenate([split.labels for split in splits]), held_out_rows(task, training.seed)
     what = (method, settings, backbone.fingerprint, task.classes, [split.ids for split in splits], labels.tolist())
     checkpoint = checkpoint_beside(store, what)
-    with journal.phase("train"), _progress(_most_steps(training), shown=progress) as advance:
+    with journal.phase("train"), _progress(most_steps(training), shown=progress) as advance:
         rows = read_rows(start.final.backbone, splits)
         work = _Work(training, start, rows, labels, held_out, checkpoint, advance)
         tried = _tried(work)
@@ -148,12 +154,6 @@ def _images(work: _Work, runs: list[Run]) -> int:
     sizes = [min(work.training.batch_size, n_judging)] * (len(runs) - 1)
     sizes.append(min(work.training.batch_size, len(work.labels)))
     return sum(run.steps * size for run, size in zip(runs, sizes, strict=True))
-
-
-def _most_steps(training: Training) -> int:
-    """The steps of all runs, where the longest is the best."""
-    first, longest = training.steps[0], max(training.steps)
-    return len(training.lrs) * first + sum(training.steps[1:]) + len(training.augments) * longest
 
 
 @contextmanager
