@@ -61,8 +61,8 @@ class Score:
 class FineTuning:
     """What training the whole network would cost: one step was counted and timed, the rest is multiplied.
 
-    `steps`, `flops` and `seconds` are of one run; the tuned ones of all runs, at most, among which `FineTune` chooses its
-    settings. Head2Toe's costs hold its choice too.
+    `steps`, `flops` and `seconds` are of one run; the tuned ones of all runs, at most, among which `FineTune` chooses.
+    Head2Toe's costs hold its choice too.
     """
 
     steps: int
