@@ -127,13 +127,26 @@ def test_the_command_measures_the_same_again(folder):
 
 
 def test_the_commands_repeat_the_conditions_and_keep_networks_apart(tmp_path):
-    measured = {"target_sizes": "64,512", "max_test": 20}
-    lines = [replace(one, settings=one.settings | measured) for one in results() if one.method != "oracle"]
-    write(tmp_path, [*lines, replace(lines[0], backbone="tiny+other", method="control")])
-    first, second = page_of(tmp_path).origin.commands
-    end = "--seeds 0 --target-size 64 --target-size 512 --max-test 20 --out OUT"
-    assert first.endswith(f"--backbones tiny --methods linear,head2toe,finetune,scratch {end}")
-    assert second.endswith(f"--backbones tiny+other --methods control {end}")
+    measured = {"target_sizes": "64,512", "max_test": 20, "asked_precision": "default", "backbone_id": "file:WEIGHTS/t"}
+    fair = [one for one in results() if one.method in ("linear", "finetune")]
+    lines = [replace(one, settings=one.settings | measured) for one in fair]
+    other = replace(lines[0], backbone="tiny+b", method="control", settings=lines[0].settings | {"backbone_id": "a+b"})
+    trained = [replace(one, method="scratch", settings=one.settings | {"tried_lrs": "0.01,0.001"}) for one in lines[:1]]
+    write(tmp_path, [*lines, other, *trained])
+    first, second, third = page_of(tmp_path).origin.commands
+    tasks, end = ",".join(dict.fromkeys(one.task for one in lines)), "--target-size 64 --target-size 512 --max-test 20"
+    start = "head2toe bench packs --root ROOT --backbones"
+    assert first == f"{start} file:WEIGHTS/t --methods linear,finetune --tasks {tasks} --seeds 0 {end} --out OUT"
+    assert second == f"{start} a+b --methods control --tasks {other.task} --seeds 0 {end} --out OUT"
+    assert third == (
+        f"{start} file:WEIGHTS/t --methods scratch --tasks {other.task} --seeds 0 {end} --lr 0.01 --lr 0.001 --out OUT"
+    )
+
+
+def test_versions_are_told(tmp_path):
+    write(tmp_path, [replace(one, packages={"torch": "2.9.0", "python": "3.12.1"}) for one in results()])
+    assert page_of(tmp_path).origin.packages == ("python 3.12.1", "torch 2.9.0")
+    assert "python 3.12.1, torch 2.9.0" in write_report(tmp_path).read_text()
 
 
 def test_every_figure_is_also_a_drawing_of_its_own(folder):

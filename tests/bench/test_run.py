@@ -7,12 +7,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from head2toe.backbones.build import side_by_side
+from head2toe.bench.conditions import Conditions
 from head2toe.bench.memory import peak_bytes, reset_peak
 from head2toe.bench.predictions import read_right
 from head2toe.bench.result import append_result, read_results, slug
-from head2toe.bench.run import Conditions, Failure, limited, plan, results_file, run, shown
+from head2toe.bench.run import Failure, limited, plan, results_file, run, shown
 from head2toe.bench.suite import Suite, SuiteTask, suite_named
 from head2toe.bench.tables import write_tables
 from head2toe.data import task_from_arrays
@@ -203,6 +206,22 @@ def test_results_at_another_image_size_are_not_taken_for_these(suite, network, s
     assert plan(suite, ["tiny"], ["linear"], [0], tmp_path, small) == []
     with pytest.raises(DataError, match="asked_image_size 16, asked for now is default"):
         plan(suite, ["tiny"], ["linear"], [0], tmp_path, CONDITIONS)
+
+
+def test_results_in_another_precision_are_not_taken_for_these(suite, network, store, tmp_path):
+    fits = plan(suite, ["tiny"], ["linear"], [0], tmp_path, CONDITIONS)
+    list(run(fits, suite, lambda name: network, tmp_path, store, conditions=CONDITIONS))
+    with pytest.raises(DataError, match="asked_precision default, asked for now is bfloat16"):
+        plan(suite, ["tiny"], ["linear"], [0], tmp_path, replace(CONDITIONS, precision="bfloat16"))
+
+
+def test_results_say_which_networks_saw_what_and_which_versions_ran(suite, network, store, tmp_path):
+    pair = side_by_side((network, replace(network, id="file:some/nets/b.safetensors")))
+    fits = plan(suite.only(["corners"]), ["tiny"], ["linear"], [0], tmp_path, CONDITIONS)
+    (result,) = run(fits, suite, lambda name: pair, tmp_path, store, conditions=CONDITIONS)
+    assert result.settings["backbone_id"] == f"{network.id}+file:WEIGHTS/b.safetensors"
+    assert (result.settings["image_size"], result.settings["resize"]) == ("16x16", network.preprocess.resize)
+    assert torch.__version__.startswith(result.packages["torch"])
 
 
 def test_a_limited_test_split_keeps_the_classes_in_proportion():

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from head2toe.bench import figures, studies
+from head2toe.bench.conditions import Conditions
 from head2toe.bench.report import page_of
 from head2toe.bench.result import read_results
-from head2toe.bench.run import Conditions, Failure
+from head2toe.bench.run import Failure
 from head2toe.bench.studies import LeftOut, run, subset
 from head2toe.bench.suite import Suite, SuiteTask
 from head2toe.data import task_from_arrays

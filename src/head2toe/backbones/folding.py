@@ -47,9 +47,11 @@ def folded(
     read. A convolution that something beside its normalisation reads stays as it is; so do weights that are trained,
     shared or computed, and statistics of the batch. `dtype` is what convolutions compute in.
     """
+    if not _may_fold(module):
+        return nullcontext()
     known = _KNOWN.setdefault(module, {})
     if (places, dtype) not in known:
-        known[places, dtype] = _find(module, dtype, small_pass) if _may_fold(module) else _Folds()
+        known[places, dtype] = _find(module, dtype, small_pass)
     folds = known[places, dtype]
     return _Folded(folds) if folds.convolutions else nullcontext()
 
@@ -98,18 +100,20 @@ class _Norm:
 
 
 def _scaled(convolution: _Convolution, norm: _Norm, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The weight and bias of both in one, computed in float64."""
-    scale = torch.rsqrt(norm.variance.double() + norm.eps)
+    """The weight and bias of both in one, computed in float64 (on the processor: not every device has it)."""
+    scale = torch.rsqrt(_exact(norm.variance) + norm.eps)
     if norm.weight is not None:
-        scale = scale * norm.weight.double()
-    before = -norm.mean.double() if convolution.bias is None else convolution.bias.double() - norm.mean.double()
-    bias = before * scale + (0.0 if norm.bias is None else norm.bias.double())
-    weight = (convolution.weight.double() * scale[:, None, None, None]).to(dtype)
-    return weight.contiguous(memory_format=torch.channels_last) if _is_last(convolution) else weight, bias.to(dtype)
+        scale = scale * _exact(norm.weight)
+    shift = -_exact(norm.mean) if convolution.bias is None else _exact(convolution.bias) - _exact(norm.mean)
+    bias = shift * scale + (0.0 if norm.bias is None else _exact(norm.bias))
+    weight, device = convolution.weight, convolution.weight.device
+    order = torch.channels_last if weight.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+    folded = (_exact(weight) * scale[:, None, None, None]).to(device, dtype).contiguous(memory_format=order)
+    return folded, bias.to(device, dtype)
 
 
-def _is_last(convolution: _Convolution) -> bool:
-    return convolution.weight.is_contiguous(memory_format=torch.channels_last)
+def _exact(x: Tensor) -> Tensor:
+    return x.detach().cpu().double()
 
 
 class _Recorded(TorchFunctionMode):
@@ -117,7 +121,7 @@ class _Recorded(TorchFunctionMode):
 
     def __init__(self, parameters: Iterable[Tensor]) -> None:
         super().__init__()
-        self._parameters = {id(one) for one in parameters}
+        self._parameters = {id(one) for one in parameters if one.dtype == torch.float32}
         self.made: dict[int, _Convolution] = {}
         self.norms: list[_Norm] = []
         self.read: list[Tensor] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
@@ -14,6 +14,7 @@ from head2toe import __version__
 from head2toe.bench import figures
 from head2toe.bench.affinity import Correlation, affinities, correlations
 from head2toe.bench.charts import colour_of, quantity
+from head2toe.bench.conditions import backbone_option, options
 from head2toe.bench.costs import Cost, costs
 from head2toe.bench.figures import Figure
 from head2toe.bench.intervals import Interval
@@ -77,6 +78,7 @@ class Origin:
     """What a reader needs to do it again."""
 
     versions: tuple[str, ...]
+    packages: tuple[str, ...]
     seeds: tuple[int, ...]
     n_results: int
     commands: tuple[str, ...]
@@ -218,6 +220,7 @@ def _origin(results: Sequence[Result]) -> Origin:
     told = ("target_size", "target_sizes", "max_test", "folds", "precision", "image_size", "resize", "normalised")
     return Origin(
         versions=tuple(sorted({result.version for result in results})),
+        packages=tuple(sorted({f"{name} {of}" for result in results for name, of in result.packages.items()})),
         seeds=tuple(sorted({result.seed for result in results})),
         n_results=len(results),
         commands=tuple(_commands(results)),
@@ -226,30 +229,27 @@ def _origin(results: Sequence[Result]) -> Origin:
 
 
 def _commands(results: Sequence[Result]) -> list[str]:
-    """Commands that measure the same again: one for each suite and network, one for the studies of each network."""
-    lines = []
-    measured = [result for result in results if "series" not in result.settings]
-    for suite, backbone in dict.fromkeys((result.suite, result.backbone) for result in measured):
-        of = [result for result in measured if (result.suite, result.backbone) == (suite, backbone)]
-        methods = ",".join(dict.fromkeys(result.method for result in of))
-        lines.append(f"head2toe bench {suite} --root ROOT --backbones {backbone} --methods {methods}{_given(of)}")
-    studied = [result for result in results if "series" in result.settings]
-    for backbone in dict.fromkeys(result.backbone for result in studied):
-        of = [result for result in studied if result.backbone == backbone]
-        names = " ".join(dict.fromkeys(result.suite for result in of))
-        lines.append(f"head2toe study {names} --root ROOT --backbone {backbone}{_given(of)}")
-    return lines
+    """Commands that measure the same again: one for each suite, network and conditions, one for their studies."""
+    groups: dict[tuple[str, ...], list[Result]] = {}
+    for result in results:
+        study = "series" in result.settings
+        place = ("study", "") if study else ("bench", result.suite)
+        groups.setdefault((*place, result.backbone, options(result)), []).append(result)
+    return [_command(kind, suite, given, of) for (kind, suite, _, given), of in groups.items()]
 
 
-def _given(results: Sequence[Result]) -> str:
-    """The end of a command: seeds, and the conditions that all of its results were measured under."""
-    settings = results[0].settings
-    words = ["--seeds", ",".join(dict.fromkeys(str(result.seed) for result in results))]
-    if (sizes := str(settings.get("target_sizes", "default"))) != "default":
-        words += [f"--target-size {size}" for size in sizes.split(",")]
-    if (most := settings.get("max_test", "all")) != "all":
-        words.append(f"--max-test {most}")
-    return " ".join(["", *words, "--out OUT"])
+def _command(kind: str, suite: str, given: str, results: Sequence[Result]) -> str:
+    def listed(values: Iterable[object]) -> str:
+        return ",".join(dict.fromkeys(map(str, values)))
+
+    backbone = backbone_option(results[0])
+    if kind == "study":
+        words = [listed(result.suite for result in results).replace(",", " "), "--root ROOT", f"--backbone {backbone}"]
+    else:
+        methods = listed(result.method for result in results)
+        words = [suite, "--root ROOT", f"--backbones {backbone}", f"--methods {methods}"]
+    words += [f"--tasks {listed(result.task for result in results)}", f"--seeds {listed(r.seed for r in results)}"]
+    return " ".join(["head2toe", kind, *words, *([given] if given else []), "--out OUT"])
 
 
 def _write_whole(path: Path, text: str) -> None:

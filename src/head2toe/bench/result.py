@@ -20,6 +20,7 @@ class Result:
     order of depth; it is empty for a network that was trained whole. `seconds` and `flops` are per phase, seconds as
     they passed, operations counted for the training images; `peak_bytes` is resident memory; `task_bytes` is what one
     more task costs on disk. An `upper_bound` was chosen on test images, so it is no method to ship.
+    `packages` are the versions that it was measured with.
     """
 
     suite: str
@@ -44,6 +45,7 @@ class Result:
     backbone_bytes: int = 0
     upper_bound: bool = False
     version: str = __version__
+    packages: dict[str, str] = field(default_factory=dict)
 
     @property
     def key(self) -> tuple[str, str, str, str, int]:

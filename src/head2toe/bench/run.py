@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from head2toe.apply import stored_logits
+from head2toe.bench.conditions import Conditions, Settings, check_same, packages, treatment
 from head2toe.bench.memory import peak_bytes, reset_peak
 from head2toe.bench.predictions import write_predictions
 from head2toe.bench.result import Result, append_result, read_results
 from head2toe.bench.suite import Suite, SuiteTask
 from head2toe.errors import DataError, Head2ToeError
 from head2toe.head import Head, softmax
-from head2toe.images import ImagePreprocess
 from head2toe.methods import TRAINED, Method, method_named, options_of, target_sizes_of
 from head2toe.methods.problem import Journal, folds_for
 from head2toe.store import FeatureStore, default_location
@@ -27,39 +27,6 @@ if TYPE_CHECKING:
     from head2toe.backbones.core import Backbone
     from head2toe.data import Split, Task
     from head2toe.network import Network
-
-Settings = dict[str, float | int | str]
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """What holds for every fit of a run.
-
-    `target_sizes` None leaves them to each method; those that take one get the first. `max_test` measures on so many
-    test images, spread over the classes, where the whole split would take too long. `lrs` and `steps` are what networks
-    trained whole choose from, in place of their own. `image_size` says at which side the backbones were loaded.
-    """
-
-    target_sizes: tuple[int, ...] | None = None
-    max_test: int | None = None
-    lrs: tuple[float, ...] | None = None
-    steps: tuple[int, ...] | None = None
-    image_size: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.max_test is not None and self.max_test < 1:
-            raise DataError(f"bench: --max-test must be at least 1, got {self.max_test}")
-
-    def settings(self, method: str) -> Settings:
-        """As every result of `method` records them: results that differ in them are not comparable."""
-        common: Settings = {
-            "target_sizes": _listed(self.target_sizes),
-            "max_test": self.max_test or "all",
-            "asked_image_size": self.image_size or "default",
-        }
-        if method not in TRAINED:
-            return common
-        return common | {"tried_lrs": _listed(self.lrs), "tried_steps": _listed(self.steps)}
 
 
 @dataclass(frozen=True)
@@ -191,7 +158,7 @@ def _measured(
         n_kept=model.n_kept if isinstance(model, Head) else 0,
         kept=_kept(model) if isinstance(model, Head) else {},
         settings=conditions.settings(fit.method)
-        | _treatment(backbone)
+        | treatment(backbone)
         | _extracted(journal)
         | model.provenance.settings,
         seconds={phase: round(seconds, 3) for phase, seconds in journal.seconds.items()},
@@ -200,6 +167,7 @@ def _measured(
         task_bytes=model.n_bytes,
         backbone_bytes=backbone.n_bytes,
         upper_bound=model.provenance.upper_bound,
+        packages=dict(packages()),
     )
     write_predictions(out, result, test, probabilities, task.classes)
     append_result(results_file(out), [result])
@@ -233,43 +201,6 @@ def _kept(head: Head) -> dict[str, int]:
     return counts
 
 
-def _treatment(backbone: Backbone) -> Settings:
-    """What happens to a picture before the network, and the numbers that the network computes in."""
-    preprocess = backbone.preprocess
-    if not isinstance(preprocess, ImagePreprocess):
-        return {"precision": backbone.precision}
-    height, width = preprocess.size
-    return {
-        "precision": backbone.precision,
-        "image_size": f"{height}x{width}",
-        "resize": preprocess.resize,
-        "normalised": "mean "
-        + " ".join(map(_short, preprocess.mean))
-        + ", std "
-        + " ".join(map(_short, preprocess.std)),
-    }
-
-
 def _extracted(journal: Journal) -> Settings:
     """How many images went through the network while fitting: the others were in the store, and cost no seconds."""
     return {} if journal.extraction is None else {"extracted_images": journal.extraction.computed}
-
-
-def _listed(values: Sequence[int] | Sequence[float] | None) -> str:
-    """Asked-for values as a result records them."""
-    return "default" if values is None else ",".join(f"{value:g}" for value in values)
-
-
-def _short(value: float) -> str:
-    return f"{value:.4g}"
-
-
-def check_same(result: Result, conditions: Conditions, out: Path) -> None:
-    """DataError where a result in `out` was measured under other conditions."""
-    for name, asked in conditions.settings(result.method).items():
-        there = result.settings.get(name, asked)
-        if there != asked:
-            raise DataError(
-                f"bench: {out} holds {result.task}, {result.method} measured with {name} {there}, asked for now is "
-                f"{asked}; choose another --out"
-            )

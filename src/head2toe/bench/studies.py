@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from head2toe.bench.conditions import Conditions, check_same, packages, treatment
 from head2toe.bench.result import Result, append_result, read_results
-from head2toe.bench.run import Conditions, Failure, Fit, check_same, limited
+from head2toe.bench.run import Failure, Fit, limited
 from head2toe.bench.suite import Suite, SuiteTask
 from head2toe.data.task import joined
 from head2toe.errors import BackboneError, DataError, Head2ToeError
@@ -93,19 +94,20 @@ def run(
     seeds: Sequence[int] = (0,),
     max_test: int | None = None,
     image_size: int | None = None,
+    precision: str | None = None,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[Result | Failure | LeftOut]:
     """Make the studies `names` on every task; lines go to `out/studies/NAME.jsonl` as they come, what is there stays.
 
     What goes wrong for one fit does not stop the others; DataError for an unknown study, or where `out` holds the same
-    fits under another target size, number of test images or `image_size`, the side that `backbone` was asked to read.
+    fits under other conditions. `image_size` and `precision` are what `backbone` was asked for.
     """
     for name in names:
         if name not in STUDIES:
             near = difflib.get_close_matches(name, STUDIES, 1)
             meant = f", did you mean {near[0]}?" if near else ""
             raise DataError(f"study '{name}' is unknown{meant}; there are {', '.join(STUDIES)}")
-    conditions = Conditions((target_size,), max_test, image_size=image_size)
+    conditions = Conditions((target_size,), max_test, image_size=image_size, precision=precision)
     for result in (result for name in names for result in read_results(_lines(out, name))):
         if result.backbone == backbone_name:
             check_same(result, conditions, out)
@@ -190,11 +192,12 @@ def _result(
         n_classes=len(head.classes),
         n_features=head.provenance.n_features,
         n_kept=head.n_kept,
-        settings=place.conditions.settings("head2toe") | head.provenance.settings,
+        settings=place.conditions.settings("head2toe") | treatment(place.backbone) | head.provenance.settings,
         seconds={phase: round(seconds, 3) for phase, seconds in journal.seconds.items()},
         flops=dict(journal.flops),
         task_bytes=head.n_bytes,
         backbone_bytes=place.backbone.n_bytes,
+        packages=dict(packages()),
     )
 
 

@@ -54,7 +54,8 @@ def bench(
     """Measure methods on a suite of tasks: results.jsonl as they come, then table.md and table.csv."""
     from head2toe import present
     from head2toe.backbones import load_backbone
-    from head2toe.bench.run import Conditions, Failure, plan, run, shown
+    from head2toe.bench.conditions import Conditions
+    from head2toe.bench.run import Failure, plan, run, shown
     from head2toe.bench.suite import read_groups, suite_named
     from head2toe.bench.tables import write_tables
 
@@ -67,6 +68,7 @@ def bench(
         tuple(lr) if lr else None,
         tuple(steps) if steps else None,
         image_size,
+        precision,
     )
     fits = plan(chosen, list(ids), words(methods), numbers("--seeds", seeds), out, conditions)
     events = run(
@@ -169,7 +171,7 @@ def study(
         for event in run(
             names, chosen, loaded, shown(backbone), out, opened(store),
             target_size=target_size, seeds=numbers("--seeds", seeds), max_test=max_test, image_size=image_size,
-            advance=advance,
+            precision=precision, advance=advance,
         ):  # fmt: skip
             if isinstance(event, LeftOut):
                 typer.echo(f"left out: {event}", err=True)
