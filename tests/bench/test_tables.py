@@ -15,6 +15,8 @@ from head2toe.bench.tables import Entry, as_csv, markdown, tables_of, write_tabl
 from head2toe.data import task_from_arrays
 from head2toe.errors import DataError
 
+from .measured import results as measured
+
 GROUP = {"flowers": "natural", "pets": "natural", "counts": "structured"}
 
 
@@ -136,6 +138,22 @@ def test_every_entry_is_a_line_of_the_csv(table):
     assert len(rows) == sum(len(row.entries) for row in table.rows)
     (line,) = (row for row in rows if (row["row"], row["name"], row["method"]) == ("task", "counts", "oracle"))
     assert (line["group"], line["upper_bound"], line["accuracy"]) == ("structured", "True", "0.9")
+    assert (line["reference"], line["wins"]) == ("", "")
+    (mean,) = (row for row in rows if (row["row"], row["method"]) == ("tasks", "head2toe"))
+    assert [mean[name] for name in ("reference", "wins", "ties", "losses")] == ["linear", "1", "1", "1"]
+
+
+def test_the_page_of_a_folder_tells_affinity_and_costs(tmp_path):
+    append_result(tmp_path / "results.jsonl", measured())
+    write_tables(tmp_path)
+    page = (tmp_path / "table.md").read_text().splitlines()
+    (head,) = (line for line in page if line.startswith("| task | affinity |"))
+    order = [word.strip() for word in head.split("|")[3:-1]]
+    assert sorted(order) == ["finetune", "head2toe", "oracle"]
+    gains = {"head2toe": "+50.0", "finetune": "+60.0", "oracle": "+70.0"}
+    assert f"| far | +5.0 | {' | '.join(gains[method] for method in order)} |" in page
+    assert "| finetune | 3 | 1.00e+12 (999) | 300.0 (100) | 1,000,000,000 (1) | 20,000 (200) |" in page
+    assert "| head2toe | 3 | 1.00e+09 | 3.0 | 1,000,000,000 | 100 |" in page
 
 
 def test_of_two_results_with_one_key_the_later_counts():

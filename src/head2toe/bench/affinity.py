@@ -76,6 +76,35 @@ def correlations(points: Sequence[Affinity]) -> list[Correlation]:
     return found
 
 
+def affinity_markdown(points: Sequence[Affinity]) -> str:
+    """Affinity and gains of each task in points of accuracy, the most distant first, and how they correlate."""
+    if not points:
+        return ""
+    methods = list(dict.fromkeys(method for point in points for method in point.gains))
+    lines = [
+        "Domain affinity (linear less scratch), and gains over linear:", "",
+        f"| task | affinity | {' | '.join(methods)} |", "|---|" + "---:|" * (len(methods) + 1),
+    ]  # fmt: skip
+    for point in sorted(points, key=lambda point: point.affinity):
+        gains = (_points(point.gains.get(method)) for method in methods)
+        lines.append(f"| {point.task} | {_points(point.affinity)} | {' | '.join(gains)} |")
+    told = {correlation.method: correlation for correlation in correlations(points)}
+    for name in ("pearson", "spearman"):
+        if any(getattr(of, name) is not None for of in told.values()):
+            values = (_correlation(getattr(told[m], name), getattr(told[m], f"{name}_interval")) for m in methods)
+            lines.append(f"| {name.capitalize()} of gain and affinity | | {' | '.join(values)} |")
+    return "\n".join([*lines, ""])
+
+
+def _points(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:+.1f}"
+
+
+def _correlation(value: float | None, interval: Interval | None) -> str:
+    span = f" ({interval.low:+.2f} to {interval.high:+.2f})" if interval else ""
+    return "–" if value is None else f"{value:+.2f}{span}"
+
+
 def _pearson(x: np.ndarray, y: np.ndarray) -> tuple[float | None, Interval | None]:
     """The correlation, with Fisher's interval."""
     from scipy import stats

@@ -47,6 +47,25 @@ def costs(results: Sequence[Result], reference: str = "head2toe") -> list[Cost]:
     return found
 
 
+def cost_markdown(found: Sequence[Cost], reference: str = "head2toe") -> str:
+    """What a task costs, means over tasks; in brackets how many times the reference's on the same tasks."""
+    if not found:
+        return ""
+    lines = [
+        f"Cost of a task, and in brackets how many times that of {reference} on the same tasks:", "",
+        "| method | tasks | operations | seconds | peak bytes | bytes on disk |", "|---|---:|---:|---:|---:|---:|",
+    ]  # fmt: skip
+    forms = {"flops": ".2e", "seconds": ".1f", "peak_bytes": ",.0f", "task_bytes": ",.0f"}
+    for cost in found:
+        cells = []
+        for name, form in forms.items():
+            value, ratio = getattr(cost, name), cost.ratios.get(name)
+            times = f" ({ratio:.3g})" if ratio is not None and cost.method != reference else ""
+            cells.append("–" if value is None else f"{value:{form}}{times}")
+        lines.append(f"| {cost.method} | {cost.n_tasks} | {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
 def _cost(backbone: str, method: str, tasks: set[str], own: Sequence[Result], baseline: Sequence[Result]) -> Cost:
     spent = {name: _mean(own, tasks, name) for name in QUANTITIES}
     against = {name: _mean(baseline, tasks, name) for name in QUANTITIES}

@@ -11,9 +11,11 @@ from typing import Literal
 
 import numpy as np
 
+from head2toe.bench.affinity import affinities, affinity_markdown
+from head2toe.bench.costs import cost_markdown, costs
 from head2toe.bench.intervals import SAME, Cell, Interval, by_cell, interval_of_mean, mean_accuracy
 from head2toe.bench.predictions import read_right
-from head2toe.bench.result import Result, read_results
+from head2toe.bench.result import Result, home, read_results
 from head2toe.data.vtab import VTAB
 from head2toe.errors import DataError
 from head2toe.methods import NAMES, target_sizes_of
@@ -101,12 +103,19 @@ def mean_of(table: Table, method: str) -> float | None:
 
 
 def write_tables(out: Path, *, reference: str = "linear") -> list[Table]:
-    """Write `table.md` and `table.csv` from the results in `out`. DataError where there is none."""
+    """Write `table.md`, with domain affinity and costs, and `table.csv` from the results in `out`.
+
+    DataError where there is none.
+    """
     results = read_results(out / "results.jsonl")
     if not results:
         raise DataError(f"bench: {out} holds no results.jsonl with results; run `head2toe bench` with --out {out}")
     tables = tables_of(results, lambda result: read_right(out, result), reference=reference)
-    (out / "table.md").write_text("\n".join(markdown(table) for table in tables))
+    pages = []
+    for table in tables:
+        of = [r for r in results if (r.suite, home(r)) == (table.suite, table.backbone)]
+        pages += [markdown(table), affinity_markdown(affinities(of)), cost_markdown(costs(of))]
+    (out / "table.md").write_text("\n".join(page for page in pages if page))
     (out / "table.csv").write_text(as_csv(tables))
     return tables
 
@@ -139,18 +148,20 @@ def markdown(table: Table) -> str:
 
 
 def as_csv(tables: Iterable[Table]) -> str:
-    """Every entry of every table on a line of its own, accuracies in [0, 1]."""
+    """Every entry of every table on a line of its own, accuracies in [0, 1]; wins and losses beside the means."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     columns = ("suite", "backbone", "row", "name", "group", "method", "upper_bound", "accuracy", "low", "high", "seeds")
-    writer.writerow(columns)
+    writer.writerow((*columns, "reference", "wins", "ties", "losses"))
     for table in tables:
+        compared = {c.method: (c.reference, c.wins, c.ties, c.losses) for c in table.comparisons}
         for row in table.rows:
             for method, entry in row.entries.items():
                 low, high = (entry.interval.low, entry.interval.high) if entry.interval else ("", "")
                 bound = method in table.upper_bounds
                 what = (table.suite, table.backbone, row.kind, row.name, row.group, method, bound)
-                writer.writerow((*what, entry.accuracy, low, high, entry.n_seeds))
+                against = compared.get(method, ("",) * 4) if row.kind == "tasks" else ("",) * 4
+                writer.writerow((*what, entry.accuracy, low, high, entry.n_seeds, *against))
     return stream.getvalue()
 
 
