@@ -18,9 +18,9 @@ class Result:
 
     Accuracies lie in [0, 1]; `cv_accuracy` is what the settings were chosen by. `kept` counts kept features per tap, in
     order of depth; it is empty for a network that was trained whole. `seconds` and `flops` are per phase, seconds as
-    they passed, operations counted for the training images; `peak_bytes` is resident memory; `task_bytes` is what one
-    more task costs on disk. An `upper_bound` was chosen on test images, so it is no method to ship.
-    `packages` are the versions that it was measured with.
+    they passed, operations counted for the training images; `peak_bytes` is memory, a GPU's included; `task_bytes` is
+    what one more task costs on disk. An `upper_bound` was chosen on test images, so it is no method to ship. `packages`
+    are the versions that it was measured with.
     """
 
     suite: str
