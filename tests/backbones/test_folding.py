@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -9,9 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional
 
-from head2toe.backbones import load_backbone
-from head2toe.backbones.core import Backbone
+from head2toe.backbones import folding, load_backbone
+from head2toe.backbones.core import Backbone, Precision
 from head2toe.errors import BackboneError
 from head2toe.images import ImagePreprocess
 
@@ -19,22 +21,71 @@ SIDE = 8
 PREPROCESS = ImagePreprocess((SIDE, SIDE), (0.5,) * 3, (0.25,) * 3, "nearest")
 
 
-class Branches(nn.Module):
-    """Normalisations that read a map alone (a), beside an addition (b), twice (c), or by the batch's statistics (d)."""
-
+class Plain(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.a, self.norm_a = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
-        self.b, self.norm_b = nn.Conv2d(4, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4, affine=False)
-        self.c, self.norm_c = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
-        self.d, self.norm_d = nn.Conv2d(4, 4, 3, padding=1, groups=4), nn.BatchNorm2d(4, track_running_stats=False)
+        self.conv, self.norm, self.last = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.norm_a(self.a(x)).relu_()
-        y = self.b(x)
-        x = y + self.norm_b(y)
-        x = self.norm_c(self.c(self.norm_c(self.c(x))))
-        return self.norm_d(self.d(x)).mean((2, 3))
+        return self.last(self.norm(self.conv(x)))
+
+
+class Added(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return self.last(x + self.norm(x))
+
+
+class Written(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        x[:, 0] = 0.0
+        return self.last(self.norm(x))
+
+
+class Computed(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        norm, gain = self.norm, 1 + x.mean((0, 2, 3)).mean().expand(4)
+        return self.last(functional.batch_norm(self.conv(x), norm.running_mean, norm.running_var, gain, norm.bias))
+
+
+class TwoNorms(Plain):
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.norm(self.conv(x)) + self.other(self.conv(-x)))
+
+
+class TwoConvolutions(Plain):
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.norm(self.conv(x)) + self.norm(self.other(x)))
+
+
+class OfTheBatch(Plain):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(4, track_running_stats=False)
+
+
+class InFloat32(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return self.last(self.norm(self.conv(x.float())))
+
+
+class Moody(Plain):
+    mood = "plain"
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        x = {"plain": x, "doubled": 2 * x if self.mood == "doubled" else x, "bare": x}[self.mood]
+        return self.last(x if self.mood == "bare" else self.norm(x))
 
 
 def randomised(module: nn.Module, seed: int) -> nn.Module:
@@ -51,8 +102,8 @@ def randomised(module: nn.Module, seed: int) -> nn.Module:
     return module
 
 
-def backbone_of(module: nn.Module) -> Backbone:
-    return load_backbone(module, preprocess=PREPROCESS, precision="float32")
+def backbone_of(module: nn.Module, precision: Precision = "float32") -> Backbone:
+    return load_backbone(module, preprocess=PREPROCESS, precision=precision)
 
 
 def maps(backbone: Backbone, names: list[str]) -> dict[str, Tensor]:
@@ -60,14 +111,12 @@ def maps(backbone: Backbone, names: list[str]) -> dict[str, Tensor]:
     return backbone.forward(backbone.collate(list(images)), names, lambda tap, output, mask: output.clone())
 
 
-def norms_run(monkeypatch, backbone: Backbone, names: list[str]) -> int:
+def norms_run(backbone: Backbone, names: list[str]) -> int:
     """How many normalisations a pass computes, once what folds is known."""
     maps(backbone, names)
-    calls, compute = [], torch.batch_norm
-    monkeypatch.setattr(torch, "batch_norm", lambda *args: calls.append(1) or compute(*args))
-    maps(backbone, names)
-    monkeypatch.undo()
-    return len(calls)
+    with mock.patch("torch.batch_norm", wraps=torch.batch_norm) as compute:
+        maps(backbone, names)
+    return compute.call_count
 
 
 @settings(max_examples=25, deadline=None)
@@ -84,6 +133,7 @@ def test_features_are_equal(seed, bias, affine, groups, stride, eps):
     backbone = backbone_of(module)
     names = [tap.name for tap in backbone.taps]
     got = maps(backbone, names)
+    assert norms_run(backbone, names) == 0
     expected = maps(trained(backbone), names)
     for name in names:
         torch.testing.assert_close(got[name], expected[name], rtol=1e-4, atol=1e-4)
@@ -95,51 +145,74 @@ def trained(backbone: Backbone) -> Backbone:
     return replace(backbone, networks=(replace(network, module=copy.deepcopy(network.module).requires_grad_(True)),))
 
 
-def test_only_a_convolution_that_its_norm_alone_reads_is_folded(monkeypatch):
-    backbone = backbone_of(randomised(Branches(), 0))
-    names = [tap.name for tap in backbone.taps]
-    got, expected = maps(backbone, names), maps(trained(backbone), names)
-    for name in names:
-        torch.testing.assert_close(got[name], expected[name], rtol=1e-5, atol=1e-5)
-    assert norms_run(monkeypatch, trained(backbone), names) == 5
-    assert norms_run(monkeypatch, backbone, names) == 4
+@pytest.mark.parametrize("kind", [Added, Written, Computed, TwoNorms, TwoConvolutions, OfTheBatch])
+def test_a_convolution_that_is_read_or_made_otherwise_stays(kind):
+    backbone = backbone_of(randomised(kind(), 0))
+    got, expected = maps(backbone, ["last"]), maps(trained(backbone), ["last"])
+    torch.testing.assert_close(got["last"], expected["last"], rtol=1e-5, atol=1e-5)
+    assert norms_run(backbone, ["last"]) == norms_run(trained(backbone), ["last"]) > 0
 
 
-def test_a_convolution_that_is_tapped_stays_as_it_is(monkeypatch):
-    class Plain(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv, self.norm, self.last = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.last(self.norm(self.conv(x)))
-
+def test_a_convolution_that_is_tapped_stays():
     backbone = backbone_of(randomised(Plain(), 1))
-    assert norms_run(monkeypatch, backbone, ["last"]) == 0
+    assert norms_run(backbone, ["last"]) == 0
     site = backbone.networks[0].by_name["last"]
     tapped = replace(site, tap=replace(site.tap, name="conv"), module="conv")
     network = replace(backbone.networks[0], sites=(tapped, *backbone.networks[0].sites))
     both = replace(backbone, networks=(network,))
-    assert norms_run(monkeypatch, both, ["conv", "last"]) == 1
+    assert norms_run(both, ["conv", "last"]) == 1
     with torch.inference_mode():
         after = network.module.get_submodule("norm")(maps(both, ["conv"])["conv"]).relu()
     torch.testing.assert_close(after, maps(backbone, ["last"])["last"])
 
 
-def test_a_network_that_takes_another_path_is_refused():
-    class Moody(nn.Module):
-        doubled = False
+def test_a_convolution_that_a_hook_sees_stays():
+    backbone, seen = backbone_of(randomised(Plain(), 2)), list[Tensor]()
+    before = maps(backbone, ["last"])["last"]
+    conv = backbone.networks[0].module.get_submodule("conv")
+    conv.register_forward_hook(lambda _part, args, output: seen.append(output - conv.forward(args[0])))
+    torch.testing.assert_close(maps(backbone, ["last"])["last"], before)
+    assert torch.equal(seen[-1], torch.zeros_like(seen[-1]))
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv, self.norm, self.act = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()
 
-        def forward(self, x: Tensor) -> Tensor:
-            x = self.conv(x)
-            return self.act(self.norm(2 * x if self.doubled else x))
+@pytest.mark.parametrize("kind", [Plain, InFloat32])
+def test_bfloat16_is_as_near_to_float32_as_without(kind):
+    exact = backbone_of(randomised(kind(), 3))
+    fast = backbone_of(exact.networks[0].module, "bfloat16")
+    expected = maps(exact, ["last"])["last"]
+    errors = [float((maps(b, ["last"])["last"].float() - expected).norm()) for b in (fast, trained(fast))]
+    assert errors[0] <= max(1.5 * errors[1], 1e-5 * float(expected.norm()))
+    assert norms_run(fast, ["last"]) == 0
 
-    backbone = backbone_of(Moody())
-    maps(backbone, ["act"])
-    backbone.networks[0].module.doubled = True
-    with pytest.raises(BackboneError, match="another map"):
-        maps(backbone, ["act"])
+
+def test_weights_that_change_are_folded_again():
+    backbone = backbone_of(randomised(Plain(), 4))
+    other = randomised(Plain(), 5)
+    maps(backbone, ["last"])
+    backbone.networks[0].module.load_state_dict(other.state_dict())
+    torch.testing.assert_close(maps(backbone, ["last"])["last"], maps(backbone_of(other), ["last"])["last"])
+
+
+def test_statistics_that_are_being_learned_are_not_skipped():
+    backbone = backbone_of(randomised(Plain(), 6))
+    assert norms_run(backbone, ["last"]) == 0
+    backbone.networks[0].module.train()
+    assert norms_run(backbone, ["last"]) == 1
+
+
+@pytest.mark.parametrize(("mood", "told"), [("doubled", "another map"), ("bare", "passes its normalisation by")])
+def test_a_network_that_takes_another_path_is_refused(mood, told):
+    backbone = backbone_of(randomised(Moody(), 7))
+    maps(backbone, ["last"])
+    backbone.networks[0].module.mood = mood
+    with pytest.raises(BackboneError, match=told):
+        maps(backbone, ["last"])
+
+
+def test_choices_of_taps_share_the_folded_weights():
+    backbone = backbone_of(randomised(nn.Sequential(Plain(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU()), 8))
+    for names in (["0.last"], ["0.last", "3"], ["3"]):
+        maps(backbone, names)
+    known = folding._KNOWN[backbone.networks[0].module]
+    assert sorted(len(pairs) for pairs in known.passes.values()) == [1, 2, 2]
+    assert len({id(pair) for pairs in known.passes.values() for pair in pairs}) == 2

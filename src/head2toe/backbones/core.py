@@ -162,12 +162,11 @@ class Backbone:
             _pass(network, batch, asked, lambda tap, output, mask: see(output), {}, nullcontext())
 
         with ExitStack() as stack:
-            dtype = getattr(torch, self.precision)
             if self.precision != "float32":
-                stack.enter_context(torch.autocast(torch.device(self.device).type, dtype))
-            if not gradients and self.precision != "float16":  # a folded weight can be too large for float16
-                places = frozenset((site.module, site.side, site.call) for site, _ in asked)
-                stack.enter_context(folded(network.module, places, dtype, small_pass))
+                stack.enter_context(torch.autocast(torch.device(self.device).type, getattr(torch, self.precision)))
+            if not gradients:
+                read = frozenset((site.module, site.side, site.call) for site, _ in asked)
+                stack.enter_context(folded(network.module, (read, self.precision), small_pass))
             yield
 
     def _ends(self) -> list[Site]:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from itertools import chain
+from types import TracebackType
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -23,59 +25,80 @@ from torch.overrides import TorchFunctionMode
 
 from head2toe.errors import BackboneError
 
+SmallPass = Callable[[Callable[[object], None]], object]
 _NORM = inspect.signature(functional.batch_norm)
-_KNOWN: WeakKeyDictionary[nn.Module, dict[Hashable, _Folds]] = WeakKeyDictionary()
+_FOLDING = (torch.float32, torch.bfloat16)  # a folded weight can be too large for float16
+_QUESTIONS = (int, torch.Size, torch.dtype, torch.device, torch.layout)  # what a shape or type is asked for gives
 
 
 @dataclass(frozen=True, eq=False)
-class _Folds:
-    """By the id of a convolution's weight: the weight and bias that it runs with, and the id of its norm's mean.
+class _Pair:
+    """A convolution's weight and bias with its normalisation in them, and the five to seven tensors they come from."""
 
-    `kept` holds what has these ids, so that no other tensor gets them.
-    """
+    weight: Tensor
+    bias: Tensor
+    sources: tuple[Tensor, ...]
+    versions: tuple[int, ...]
 
-    convolutions: Mapping[int, tuple[Tensor, Tensor, int]] = field(default_factory=dict)
-    kept: tuple[Tensor, ...] = ()
+    @property
+    def is_current(self) -> bool:
+        """Whether no source was written to since."""
+        return self.versions == tuple(source._version for source in self.sources)
 
 
-def folded(
-    module: nn.Module, places: Hashable, dtype: torch.dtype, small_pass: Callable[[Callable[[object], None]], object]
-) -> AbstractContextManager[object]:
-    """A context for one frozen pass of `module` that is read at `places`; it computes the same in fewer steps.
+@dataclass(frozen=True, eq=False)
+class _Known:
+    """What is known of one module: its pairs by (weight, mean, number format), and which of them fold in which pass."""
 
-    Which pairs fold is found once, by `small_pass(see)`: a pass of a few inputs that shows `see` each tensor that is
-    read. A convolution that something beside its normalisation reads stays as it is; so do weights that are trained,
-    shared or computed, and statistics of the batch. `dtype` is what convolutions compute in.
+    pairs: dict[tuple[int, int, torch.dtype], _Pair] = field(default_factory=dict)
+    passes: dict[Hashable, tuple[_Pair, ...]] = field(default_factory=dict)
+
+
+_KNOWN: WeakKeyDictionary[nn.Module, _Known] = WeakKeyDictionary()
+
+
+def folded(module: nn.Module, kind: Hashable, small_pass: SmallPass) -> AbstractContextManager[object]:
+    """A context for one frozen pass of `module`; it computes the same in fewer steps.
+
+    Which pairs fold is found once for each `kind` of pass (what it reads, and in which number format), by
+    `small_pass(see)`: such a pass of a few inputs, which shows `see` each tensor that is read. A convolution that
+    something beside its normalisation reads stays as it is; so do weights that are trained, shared or computed, and
+    statistics of the batch. BackboneError where a later pass takes a folded map elsewhere.
     """
     if not _may_fold(module):
         return nullcontext()
-    known = _KNOWN.setdefault(module, {})
-    if (places, dtype) not in known:
-        known[places, dtype] = _find(module, dtype, small_pass)
-    folds = known[places, dtype]
-    return _Folded(folds) if folds.convolutions else nullcontext()
+    known = _KNOWN.setdefault(module, _Known())
+    if kind not in known.passes or not all(pair.is_current for pair in known.passes[kind]):
+        known.passes[kind] = tuple(_found(module, known, small_pass))
+    return _Folded(known.passes[kind]) if known.passes[kind] else nullcontext()
 
 
 def _may_fold(module: nn.Module) -> bool:
-    frozen = not any(weight.requires_grad for weight in module.parameters())
-    return frozen and any(isinstance(part, _BatchNorm) for part in module.modules())
+    """Whether weights and statistics are frozen, there are such, and no hook of others sees a convolution's output."""
+    parts = list(module.modules())
+    norms = [part for part in parts if isinstance(part, _BatchNorm)]
+    hooked = any(part._forward_hooks for part in parts if isinstance(part, nn.Conv2d))
+    trained = any(weight.requires_grad for weight in module.parameters())
+    return bool(norms) and not (hooked or trained or any(norm.training for norm in norms))
 
 
-def _find(module: nn.Module, dtype: torch.dtype, small_pass: Callable[[Callable[[object], None]], object]) -> _Folds:
-    with torch.inference_mode(), _Recorded(module.parameters()) as record:
+def _found(module: nn.Module, known: _Known, small_pass: SmallPass) -> Iterator[_Pair]:
+    with torch.inference_mode(), _Recorded() as record:
         small_pass(record.see)
-    uses = Counter(id(x) for x in record.read)
+    own = {id(x) for x in chain(module.parameters(), module.buffers()) if not x.is_inference()}
+    reads = Counter(id(x) for x in record.read)
     weights = Counter(id(convolution.weight) for convolution in record.made.values())
     means = Counter(id(norm.mean) for norm in record.norms)
-    folds, kept = dict[int, tuple[Tensor, Tensor, int]](), list[Tensor]()
     for norm in record.norms:
         convolution = record.made.get(id(norm.x))
-        if convolution is None:
+        if convolution is None or convolution.made.dtype not in _FOLDING:
             continue
-        if uses[id(norm.x)] == weights[id(convolution.weight)] == means[id(norm.mean)] == 1:
-            folds[id(convolution.weight)] = (*_scaled(convolution, norm, dtype), id(norm.mean))
-            kept += [convolution.weight, norm.mean]
-    return _Folds(folds, tuple(kept))
+        alone = reads[id(norm.x)] == weights[id(convolution.weight)] == means[id(norm.mean)] == 1
+        if alone and all(id(source) in own for source in _sources(convolution, norm)):
+            name = id(convolution.weight), id(norm.mean), convolution.made.dtype
+            if name not in known.pairs or not known.pairs[name].is_current:
+                known.pairs[name] = _pair(convolution, norm)
+            yield known.pairs[name]
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,17 +122,24 @@ class _Norm:
     eps: float
 
 
-def _scaled(convolution: _Convolution, norm: _Norm, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The weight and bias of both in one, computed in float64 (on the processor: not every device has it)."""
+def _sources(convolution: _Convolution, norm: _Norm) -> tuple[Tensor, ...]:
+    """The weight first, then the mean."""
+    rest = (norm.variance, norm.weight, norm.bias, convolution.bias)
+    return (convolution.weight, norm.mean, *(x for x in rest if x is not None))
+
+
+def _pair(convolution: _Convolution, norm: _Norm) -> _Pair:
+    """Both in one, computed in float64 on the processor: not every device has it."""
     scale = torch.rsqrt(_exact(norm.variance) + norm.eps)
     if norm.weight is not None:
         scale = scale * _exact(norm.weight)
     shift = -_exact(norm.mean) if convolution.bias is None else _exact(convolution.bias) - _exact(norm.mean)
     bias = shift * scale + (0.0 if norm.bias is None else _exact(norm.bias))
-    weight, device = convolution.weight, convolution.weight.device
+    weight, made = convolution.weight, convolution.made
     order = torch.channels_last if weight.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
-    folded = (_exact(weight) * scale[:, None, None, None]).to(device, dtype).contiguous(memory_format=order)
-    return folded, bias.to(device, dtype)
+    whole = (_exact(weight) * scale[:, None, None, None]).to(made.device, made.dtype).contiguous(memory_format=order)
+    sources = _sources(convolution, norm)
+    return _Pair(whole, bias.to(made.device, made.dtype), sources, tuple(source._version for source in sources))
 
 
 def _exact(x: Tensor) -> Tensor:
@@ -119,9 +149,8 @@ def _exact(x: Tensor) -> Tensor:
 class _Recorded(TorchFunctionMode):
     """Sees every call of torch's functions: what convolutions made, and who read it."""
 
-    def __init__(self, parameters: Iterable[Tensor]) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._parameters = {id(one) for one in parameters if one.dtype == torch.float32}
         self.made: dict[int, _Convolution] = {}
         self.norms: list[_Norm] = []
         self.read: list[Tensor] = []
@@ -139,9 +168,9 @@ class _Recorded(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         made = func(*args, **kwargs)
-        if any(True for _ in _tensors(made)):  # a question about its shape is no reading
+        if not isinstance(made, _QUESTIONS):
             self.see((args, list(kwargs.values())))
-        if func is torch.conv2d and len(args) >= 2 and id(args[1]) in self._parameters:
+        if func is torch.conv2d and len(args) >= 2 and isinstance(made, Tensor):
             self.made[id(made)] = _Convolution(args[1], args[2] if len(args) > 2 else kwargs.get("bias"), made)
         elif func is functional.batch_norm:
             told = _NORM.bind(*args, **kwargs)
@@ -172,11 +201,11 @@ def _tensors(value: object) -> Iterable[Tensor]:
 class _Folded(TorchFunctionMode):
     """Runs folded convolutions, and lets what they made pass their normalisations."""
 
-    def __init__(self, folds: _Folds) -> None:
+    def __init__(self, pairs: Sequence[_Pair]) -> None:
         super().__init__()
-        self._folds = folds.convolutions
-        self._skipped = {mean for _, _, mean in folds.convolutions.values()}
-        self._made: dict[int, Tensor] = {}
+        self._by_weight = {id(pair.sources[0]): pair for pair in pairs}
+        self._by_mean = {id(pair.sources[1]): pair for pair in pairs}
+        self._made: dict[_Pair, Tensor] = {}
 
     def __torch_function__(
         self,
@@ -186,13 +215,21 @@ class _Folded(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if func is torch.conv2d and len(args) >= 2 and (fold := self._folds.get(id(args[1]))) is not None:
-            weight, bias, mean = fold
-            made = func(args[0], weight, bias, *args[3:], **{name: kwargs[name] for name in kwargs if name != "bias"})
-            self._made[mean] = made
-            return made
-        if func is functional.batch_norm and len(args) >= 2 and id(args[1]) in self._skipped:
-            if self._made.pop(id(args[1]), None) is not args[0]:
-                raise BackboneError("forward: a normalisation reads another map than it did; it chooses by its input")
+        if func is torch.conv2d and len(args) >= 2 and (pair := self._by_weight.get(id(args[1]))) is not None:
+            rest = {name: value for name, value in kwargs.items() if name != "bias"}
+            self._made[pair] = func(args[0], pair.weight, pair.bias, *args[3:], **rest)
+            return self._made[pair]
+        if func is functional.batch_norm and len(args) >= 2 and (pair := self._by_mean.get(id(args[1]))) is not None:
+            if self._made.pop(pair, None) is not args[0]:
+                raise BackboneError(
+                    "forward: a normalisation reads another map than before; the network chooses its path"
+                )
             return args[0]
         return func(*args, **kwargs)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        if kind is None and self._made:
+            raise BackboneError("forward: a map passes its normalisation by; the network chooses its path")
