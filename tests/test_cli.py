@@ -5,9 +5,11 @@ import sys
 
 import numpy as np
 import pytest
+from datasets import config
 from PIL import Image
 
 from head2toe import cli
+from standins import write_repository
 
 
 @pytest.fixture
@@ -129,6 +131,22 @@ def test_a_benchmark_of_tasks(command, home, store, tmp_path):
 )
 def test_a_mistake_in_a_benchmark(command, home, tmp_path, words, message):
     code, out, err = command("bench", "packs", "--root", home / "data", "--out", tmp_path / "out", *words)
+    assert (code, out) == (2, "")
+    assert message in " ".join(err.split())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["vtab", "--tasks", "dtd"], "suite 'vtab' has no task 'dtd'; it has svhn"),
+        (["packs"], "suite 'packs' reads a folder"),
+    ],
+)
+def test_a_mistake_in_a_benchmark_from_hugging_face(command, tmp_path, monkeypatch, words, message):
+    monkeypatch.setattr(config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    root = write_repository(tmp_path / "vtab-1k", {"svhn": 10})
+    code, out, err = command("bench", *words, "--root", root, "--out", tmp_path / "out")
     assert (code, out) == (2, "")
     assert message in " ".join(err.split())
     assert not (tmp_path / "out").exists()

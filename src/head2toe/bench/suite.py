@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from head2toe.data import Task
 
 Groups = Mapping[str, Sequence[str]]
+HUB = "hf:"  # what the name of a Hugging Face dataset begins with
 EVERY = "all"  # the group of a task that has no other
 
 
@@ -47,15 +48,21 @@ class Suite:
         return replace(self, tasks=tuple(task for task in self.tasks if task.name in names))
 
 
-def suite_named(name: str, root: Path, *, groups: Groups | None = None) -> Suite:
-    """The suite that a user calls `name`, "packs" or "vtab", in the folder `root`."""
-    if not root.is_dir():
-        raise DataError(f"bench: there is no folder '{root}'; give the folder that holds one folder per task as --root")
-    if name == "vtab":
-        return vtab_suite(root)
-    if name == "packs":
-        return packs_suite(root, groups=groups)
-    raise DataError(f"bench: suite '{name}' is unknown; there are packs (any folder of tasks) and vtab (VTAB-1k)")
+def suite_named(name: str, root: str | Path, *, groups: Groups | None = None) -> Suite:
+    """The suite that a user calls `name`, "packs" or "vtab", in the folder `root`; vtab also in "hf:OWNER/NAME"."""
+    if name not in ("packs", "vtab"):
+        raise DataError(f"bench: suite '{name}' is unknown; there are packs (any folder of tasks) and vtab (VTAB-1k)")
+    if str(root).startswith(HUB):
+        if name != "vtab":
+            raise DataError(f"bench: suite '{name}' reads a folder, got --root {root}; only vtab reads {HUB}OWNER/NAME")
+        return vtab_hub_suite(str(root).removeprefix(HUB))
+    folder = Path(root)
+    if not folder.is_dir():
+        either = f", or a dataset as {HUB}OWNER/NAME" if name == "vtab" else ""
+        raise DataError(
+            f"bench: there is no folder '{root}'; give the folder that holds one folder per task as --root{either}"
+        )
+    return vtab_suite(folder) if name == "vtab" else packs_suite(folder, groups=groups)
 
 
 def packs_suite(root: Path, *, groups: Groups | None = None) -> Suite:
@@ -96,6 +103,29 @@ def vtab_suite(root: Path) -> Suite:
             "train800.txt, val200.txt and test.txt, or data sets that TensorFlow Datasets prepared"
         )
     return Suite("vtab", tuple(found), tuple(missing))
+
+
+def vtab_hub_suite(dataset: str) -> Suite:
+    """Those of the nineteen VTAB-1k tasks that the Hugging Face dataset `dataset` has a configuration of.
+
+    DataError where it has none, or cannot be had. A task is downloaded when it is loaded.
+    """
+    from head2toe.data.hub import configurations
+    from head2toe.data.vtab import VTAB, read_vtab_hub
+
+    there = configurations(dataset)
+    named = [(task, next((name for name in task.folders if name in there), None)) for task in VTAB]
+    found = [
+        SuiteTask(task.name, task.group, partial(read_vtab_hub, task, dataset, config))
+        for task, config in named
+        if config is not None
+    ]
+    if not found:
+        known = ", ".join(task.name for task in VTAB)
+        raise DataError(
+            f"bench: {HUB}{dataset} has no configuration named like a VTAB-1k task ({known}); it has {', '.join(there)}"
+        )
+    return Suite("vtab", tuple(found), tuple(task.name for task, config in named if config is None))
 
 
 def read_groups(path: Path) -> Groups:
