@@ -80,6 +80,7 @@ def bench(
             ids[name],
             device=device,
             precision=precision,
+            resize=chosen.resize,
             image_size=image_size,
             trust_remote_code=trust_remote_code,
         ),
@@ -166,8 +167,9 @@ def study(
     chosen = suite_named(suite, root)
     chosen = chosen.only(words(tasks)) if tasks else chosen
     loaded = load_backbone(
-        backbone, device=device, precision=precision, image_size=image_size, trust_remote_code=trust_remote_code
-    )
+        backbone, device=device, precision=precision, resize=chosen.resize, image_size=image_size,
+        trust_remote_code=trust_remote_code,
+    )  # fmt: skip
     failed = 0
     with present.progress("study") as advance:
         for event in run(

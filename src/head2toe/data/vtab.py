@@ -15,6 +15,7 @@ from head2toe.data.hub import read_hub
 from head2toe.data.sources import Files
 from head2toe.data.task import Rows, Task, assemble
 from head2toe.errors import DataError
+from head2toe.images import Resize
 
 Group = Literal["natural", "specialized", "structured"]
 SIZES = {"train": 800, "validation": 200}  # images to learn from; test is all the others
@@ -24,11 +25,16 @@ LISTS = {"train": "train800.txt", "validation": "val200.txt", "test": "test.txt"
 
 @dataclass(frozen=True)
 class VtabTask:
-    """A task of the benchmark; `folders` are the names under which it is shared, the usual one first."""
+    """A task of the benchmark; `folders` are the names under which it is shared, the usual one first.
+
+    `resize` is how its pictures come to the square input of the network: whole, as the benchmark's own code does for
+    every task. Mean and standard deviation of the pixels are the network's.
+    """
 
     group: Group
     n_classes: int
     folders: tuple[str, ...]
+    resize: Resize = "squash"
 
     @property
     def name(self) -> str:
