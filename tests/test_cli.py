@@ -2,12 +2,17 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from datasets import config
 from PIL import Image
 
-from head2toe import cli
+from head2toe import backbones, cli
+from head2toe.data import vtab
+from head2toe.errors import BackboneError
+from standins import write_repository
 
 
 @pytest.fixture
@@ -129,6 +134,43 @@ def test_a_benchmark_of_tasks(command, home, store, tmp_path):
 )
 def test_a_mistake_in_a_benchmark(command, home, tmp_path, words, message):
     code, out, err = command("bench", "packs", "--root", home / "data", "--out", tmp_path / "out", *words)
+    assert (code, out) == (2, "")
+    assert message in " ".join(err.split())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A stand-in for a dataset repository with one task of VTAB-1k."""
+    monkeypatch.setattr(config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    return write_repository(tmp_path / "vtab-1k", {"svhn": 10})
+
+
+@pytest.mark.parametrize("words", [["bench", "vtab"], ["study", "n-train", "--suite", "vtab"]])
+def test_networks_are_loaded_to_resize_as_the_suite_says(command, repository, tmp_path, monkeypatch, words):
+    asked = []
+
+    def load_backbone(name, *, resize, **others):
+        asked.append(resize)
+        raise BackboneError("none here")
+
+    monkeypatch.setattr(backbones, "load_backbone", load_backbone)
+    monkeypatch.setattr(vtab, "VTAB", tuple(replace(task, resize="crop") for task in vtab.VTAB))
+    code, _, err = command(*words, "--root", repository, "--out", tmp_path / "out", "--store", tmp_path / "store")
+    assert code != 0
+    assert "none here" in err
+    assert set(asked) == {"crop"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["vtab", "--tasks", "dtd"], "suite 'vtab' has no task 'dtd'; it has svhn"),
+        (["packs"], "suite 'packs' reads a folder"),
+    ],
+)
+def test_a_mistake_in_a_benchmark_from_hugging_face(command, repository, tmp_path, words, message):
+    code, out, err = command("bench", *words, "--root", repository, "--out", tmp_path / "out")
     assert (code, out) == (2, "")
     assert message in " ".join(err.split())
     assert not (tmp_path / "out").exists()

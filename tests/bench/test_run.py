@@ -5,6 +5,7 @@ import io
 import json
 from dataclasses import replace
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -21,10 +22,12 @@ from head2toe.bench.tables import write_tables
 from head2toe.data import task_from_arrays
 from head2toe.errors import DataError
 from head2toe.methods.finetune import FineTune
+from head2toe.methods.head2toe import Head2Toe
 from head2toe.methods.linear import Linear
 from head2toe.methods.training import Training
 from head2toe.network import Network
 from head2toe.store import FeatureStore
+from standins import LISTS, write_repository, write_vtab
 
 METHODS, CONDITIONS = ("all-l2", "linear"), Conditions((64,), 20)
 
@@ -247,25 +250,55 @@ def test_the_peak_is_that_of_the_stretch():
     assert peak_bytes() >= before + block.nbytes * 0.9
 
 
-def test_vtab_from_folder_to_table(corners, network, store, tmp_path):
-    """The whole way on a stand-in: the corners in the benchmark's folder layout, under two of its names."""
-    for name in ("cifar", "smallnorb_azimuth"):
-        folder = tmp_path / "vtab-1k" / name
-        (folder / "images").mkdir(parents=True)
-        for split, path in ((corners.train, "train800val200.txt"), (corners.test, "test.txt")):
-            lines = []
-            for row in range(20):
-                image = f"images/{path}.{row}.png"
-                Image.fromarray(split.source[row]).save(folder / image)
-                lines.append(f"{image} {split.labels[row]}")
-            (folder / path).write_text("\n".join(lines))
-    suite = suite_named("vtab", tmp_path / "vtab-1k")
-    fits = plan(suite, ["tiny"], ["linear"], [0], tmp_path, Conditions())
-    results = list(run(fits, suite, lambda name: network, tmp_path, store))
-    assert [(result.task, result.group) for result in results] == [
-        ("cifar", "natural"), ("smallnorb_azi", "structured"),
-    ]  # fmt: skip
-    assert results[0].test_accuracy == results[1].test_accuracy
+@pytest.fixture(scope="module")
+def standins(tmp_path_factory):
+    """Four packs of digits as tasks of VTAB-1k: a repository in Parquet, and the folder layout made from it."""
+    root = tmp_path_factory.mktemp("vtab")
+    tasks = {"svhn": 10, "retinopathy": 5, "clevr_distance": 6, "kitti": 4}
+    repository = write_repository(root / "packs", tasks)
+    for name in tasks:
+        write_vtab(root / "vtab-1k" / name, root / "packs" / name)
+    both = root / "vtab-1k" / "kitti"
+    lists = [both / LISTS["train"], both / LISTS["validation"]]
+    (both / "train800val200.txt").write_text("".join(path.read_text() for path in lists))
+    for path in lists:
+        path.unlink()
+    return root / "vtab-1k", repository
+
+
+def test_vtab_from_folder_to_table(standins, network, store, tmp_path, monkeypatch):
+    """The whole way: the two means are over all four tasks, and over the three groups that they are in."""
+    quick = {"linear": Linear(64, folds=2), "head2toe": Head2Toe(64, keep=0.1, criterion="l2", folds=2)}
+    monkeypatch.setattr("head2toe.bench.run.method_named", lambda name, **settings: quick[name])
+    suite, conditions = suite_named("vtab", standins[0]), Conditions((64,))
+    fits = plan(suite, ["tiny"], ["linear", "head2toe"], [0], tmp_path, conditions)
+    results = list(run(fits, suite, lambda name: network, tmp_path, store, conditions=conditions))
     (table,) = write_tables(tmp_path)
-    assert [row.name for row in table.rows[-2:]] == ["mean of 2 tasks", "mean of 2 groups"]
-    assert len(table.missing) == 17
+    assert [(row.name, row.group) for row in table.rows[:4]] == [
+        ("svhn", "natural"), ("diabetic_retinopathy", "specialized"), ("clevr_dist", "structured"),
+        ("kitti", "structured"),
+    ]  # fmt: skip
+    assert len(table.missing) == 15
+    tasks, groups = table.rows[-2:]
+    assert (tasks.name, groups.name) == ("mean of 4 tasks", "mean of 3 groups")
+    for method in ("linear", "head2toe"):
+        by = {result.task: result.test_accuracy for result in results if result.method == method}
+        structured = (by["clevr_dist"] + by["kitti"]) / 2
+        assert tasks.entries[method].accuracy == pytest.approx(sum(by.values()) / 4, abs=1e-12)
+        three = (by["svhn"] + by["diabetic_retinopathy"] + structured) / 3
+        assert groups.entries[method].accuracy == pytest.approx(three, abs=1e-12)
+        assert by["kitti"] > 0.5
+    page = (tmp_path / "table.md").read_text()
+    assert "resize squash; normalised mean 0.5 0.5 0.5, std 0.25 0.25 0.25" in page
+    assert page.index("| mean of 4 tasks |") < page.index("| mean of 3 groups |")
+
+
+def test_vtab_is_the_same_from_folders_and_from_hugging_face(standins, network, store, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    accuracies = []
+    for root in standins:
+        suite = suite_named("vtab", root).only(["svhn", "kitti"])
+        out = tmp_path / str(len(accuracies))
+        fits = plan(suite, ["tiny"], ["linear"], [0], out, Conditions())
+        accuracies.append([result.test_accuracy for result in run(fits, suite, lambda name: network, out, store)])
+    assert accuracies[0] == accuracies[1]

@@ -1,12 +1,14 @@
 """Which tasks a folder holds, and in which groups."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from head2toe.bench.suite import read_groups, suite_named
+from head2toe.data import vtab
 from head2toe.errors import DataError
 
 
@@ -55,6 +57,13 @@ def test_vtab_runs_what_is_there_and_says_what_is_missing(tmp_path):
     ]  # fmt: skip
     assert len(suite.missing) == 17
     assert suite.tasks[1].load().name == "dsprites_loc"
+
+
+def test_the_benchmark_says_how_pictures_are_resized(tmp_path, monkeypatch):
+    write_vtab(tmp_path / "dtd")
+    assert suite_named("vtab", tmp_path).resize == "squash"
+    monkeypatch.setattr(vtab, "VTAB", tuple(replace(task, resize="crop") for task in vtab.VTAB))
+    assert suite_named("vtab", tmp_path).resize == "crop"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import io
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -68,3 +69,10 @@ def test_without_the_extra_the_error_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(MissingExtraError, match=r"head2toe\[datasets\]"):
         load_task("hf:no/such_dataset")
+
+
+def test_a_damaged_file_is_said_to_be_none(write):
+    name = write()
+    Path(name.removeprefix("hf:"), "test.parquet").write_bytes(b"no parquet")
+    with pytest.raises(DataError, match="shades' cannot be had from Hugging Face"):
+        load_task(name)

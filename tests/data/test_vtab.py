@@ -85,3 +85,7 @@ def test_the_benchmark_has_nineteen_tasks_in_three_groups():
     assert Counter(task.group for task in VTAB) == {"natural": 7, "specialized": 4, "structured": 8}
     names = [name for task in VTAB for name in task.folders]
     assert len(set(names)) == len(names)
+
+
+def test_all_tasks_are_resized_alike_as_one_network_reads_them():
+    assert {task.resize for task in VTAB} == {"squash"}

@@ -24,11 +24,15 @@ from head2toe.cli.app import (
     words,
 )
 
+RootOption = Annotated[
+    str, typer.Option("--root", help="Folder with one folder per task; of vtab also a data set, hf:OWNER/NAME.")
+]
+
 
 @app.command(epilog="Example: head2toe bench packs --root tasks/ --methods linear,head2toe --out results")
 def bench(
     suite: Annotated[str, typer.Argument(help="packs (any folder of tasks) or vtab (VTAB-1k).")],
-    root: Annotated[Path, typer.Option("--root", help="Folder with one folder per task.")],
+    root: RootOption,
     out: Annotated[Path, typer.Option("--out", help="Folder of the results; what it holds is not fitted again.")],
     backbones: Annotated[str, typer.Option(help="Backbone ids, separated by commas.")] = "efficientnet_lite0",
     methods: Annotated[str, typer.Option(help="Methods as in fit, separated by commas.")] = "linear,all-l2,head2toe",
@@ -78,6 +82,7 @@ def bench(
             ids[name],
             device=device,
             precision=precision,
+            resize=chosen.resize,
             image_size=image_size,
             trust_remote_code=trust_remote_code,
         ),
@@ -139,7 +144,7 @@ def study(
         list[str],
         typer.Argument(help="keep-fraction, target-size, window, layers, transfer, n-train or flops-budget."),
     ],
-    root: Annotated[Path, typer.Option("--root", help="Folder with one folder per task.")],
+    root: RootOption,
     out: Annotated[Path, typer.Option("--out", help="Folder of the results; what it holds is not fitted again.")],
     suite: Annotated[str, typer.Option(help="packs (any folder of tasks) or vtab (VTAB-1k).")] = "packs",
     tasks: Annotated[str | None, typer.Option(help="Tasks of the suite, separated by commas; by default all.")] = None,
@@ -164,8 +169,9 @@ def study(
     chosen = suite_named(suite, root)
     chosen = chosen.only(words(tasks)) if tasks else chosen
     loaded = load_backbone(
-        backbone, device=device, precision=precision, image_size=image_size, trust_remote_code=trust_remote_code
-    )
+        backbone, device=device, precision=precision, resize=chosen.resize, image_size=image_size,
+        trust_remote_code=trust_remote_code,
+    )  # fmt: skip
     failed = 0
     with present.progress("study") as advance:
         for event in run(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,17 +45,11 @@ def read_hub(name: str) -> tuple[dict[str, Rows], list[str] | None]:
     Splits other than train, validation and test are left out. DataError where the dataset cannot be had or has no
     pictures, texts or labels; MissingExtraError without `datasets`.
     """
-    try:
-        from datasets import DatasetDict, Image, disable_progress_bars, load_dataset
-    except ImportError as error:
-        raise MissingExtraError(f"hf:{name}", "datasets") from error
-    if not sys.stderr.isatty():
-        disable_progress_bars()
     path, _, config = name.partition(":")
-    try:
+    with _asking_for(name):
+        from datasets import DatasetDict, Image, load_dataset
+
         loaded = load_dataset(path, config or None)
-    except (OSError, ValueError) as error:
-        raise DataError(f"load: the dataset '{name}' cannot be had from Hugging Face: {error}") from error
     if not isinstance(loaded, DatasetDict):
         raise DataError(f"load: '{name}' should have named splits, got {type(loaded).__name__}")
     found: dict[str, Rows] = {}
@@ -68,6 +64,34 @@ def read_hub(name: str) -> tuple[dict[str, Rows], list[str] | None]:
         labels = [names[value] if names and value >= 0 else str(value) for value in dataset[label]]
         found[SPLIT_FOLDERS[str(split)]] = Rows(HubRows(dataset, column, f"{name}/{split}"), labels)
     return found, names
+
+
+def configurations(name: str) -> list[str]:
+    """What the dataset called `name` ("ORG/NAME") is divided into; "default" where it is in one.
+
+    DataError where the dataset cannot be had, MissingExtraError without `datasets`.
+    """
+    with _asking_for(name):
+        from datasets import get_dataset_config_names
+
+        return get_dataset_config_names(name)
+
+
+@contextmanager
+def _asking_for(name: str) -> Iterator[None]:
+    """Ask Hugging Face for the dataset `name`, quietly where nobody watches; what goes wrong is an error of ours."""
+    try:
+        from datasets import disable_progress_bars
+        from datasets.exceptions import DatasetsError
+    except ImportError as error:
+        raise MissingExtraError(f"hf:{name}", "datasets") from error
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    try:
+        yield
+    except (OSError, ValueError, DatasetsError) as error:
+        reason = error if error.__cause__ is None else f"{error}: {error.__cause__}"
+        raise DataError(f"load: the dataset '{name}' cannot be had from Hugging Face: {reason}") from error
 
 
 def _columns(name: str, features: Features) -> tuple[str, str]:

@@ -15,11 +15,10 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from head2toe.data.task import Item, Rows, Task, assemble
-from head2toe.data.vtab import VTAB
+from head2toe.data.vtab import SIZES, VTAB
 from head2toe.errors import DataError, MissingExtraError
 
 Example = Mapping  # name of a feature -> bytes, numbers, or another of these
-SIZES = {"train": 800, "validation": 200}
 
 
 @dataclass(frozen=True)

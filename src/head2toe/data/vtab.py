@@ -1,8 +1,8 @@
-"""VTAB-1k: its nineteen tasks as data, and the folder layout in which they are shared.
+"""VTAB-1k: its nineteen tasks as data, and the two layouts in which they are shared.
 
 Zhai et al. 2019, "A Large-scale Study of Representation Learning with the Visual Task Adaptation Benchmark". A task's
 folder holds `images/` and lists of "path label-number" lines: `train800.txt` and `val200.txt`, or both in one as
-`train800val200.txt`, and `test.txt`.
+`train800val200.txt`, and `test.txt`. A repository on Hugging Face holds a configuration for each task.
 """
 
 from __future__ import annotations
@@ -11,22 +11,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from head2toe.data.hub import read_hub
 from head2toe.data.sources import Files
 from head2toe.data.task import Rows, Task, assemble
 from head2toe.errors import DataError
+from head2toe.images import Resize
 
 Group = Literal["natural", "specialized", "structured"]
+SIZES = {"train": 800, "validation": 200}  # images to learn from; test is all the others
 BOTH = "train800val200.txt"
 LISTS = {"train": "train800.txt", "validation": "val200.txt", "test": "test.txt"}
 
 
 @dataclass(frozen=True)
 class VtabTask:
-    """A task of the benchmark; `folders` are the names under which it is shared, the usual one first."""
+    """A task of the benchmark; `folders` are the names under which it is shared, the usual one first.
+
+    `resize` is how its pictures come to the square input of the network: whole, as the benchmark's own code does for
+    every task. Mean and standard deviation of the pixels are the network's.
+    """
 
     group: Group
     n_classes: int
     folders: tuple[str, ...]
+    resize: Resize = "squash"
 
     @property
     def name(self) -> str:
@@ -87,6 +95,25 @@ def read_vtab(folder: Path, *, skip_bad: bool = False) -> Task:
         return assemble(known.name, rows, skip_bad=skip_bad, classes=known.classes, unseen=True)
     numbers = sorted({label for split in rows.values() for label in split.labels}, key=int)
     return assemble(folder.resolve().name, rows, skip_bad=skip_bad, classes=numbers, unseen=True)
+
+
+def read_vtab_hub(task: VtabTask, dataset: str, config: str) -> Task:
+    """`task` from the configuration `config` of the Hugging Face dataset `dataset` ("OWNER/NAME").
+
+    Its classes are called by the dataset's names for them, else by numbers. DataError for other classes than the
+    task's, or for more images to learn from than the benchmark has: a whole data set under the same name.
+    """
+    rows, names = read_hub(f"{dataset}:{config}")
+    what = f"load: '{config}' of hf:{dataset}"
+    classes = tuple(names or task.classes)
+    if len(classes) != task.n_classes:
+        raise DataError(f"{what} names {len(classes)} classes, {task.name} has {task.n_classes}")
+    if strange := {label for split in rows.values() for label in split.labels} - set(classes):
+        raise DataError(f"{what} has the label '{min(strange)}', {task.name} has {task.n_classes} classes from 0")
+    n, most = sum(len(rows[split].labels) for split in SIZES if split in rows), sum(SIZES.values())
+    if n > most:
+        raise DataError(f"{what} has {n:,} images to learn from, a VTAB-1k task has {most:,}; choose its thousand")
+    return assemble(task.name, rows, skip_bad=False, classes=classes, unseen=True)
 
 
 def _rows(folder: Path, path: Path, known: VtabTask | None) -> Rows:
