@@ -8,7 +8,7 @@ import pytest
 
 from head2toe.bench import figures
 from head2toe.bench.affinity import affinities, correlations
-from head2toe.bench.charts import Axis, Series, _apart, curves, quantity
+from head2toe.bench.charts import Axis, Series, _apart, colour_of, curves, quantity
 from head2toe.bench.costs import costs
 from head2toe.bench.tables import tables_of
 
@@ -27,6 +27,10 @@ def test_dots_name_every_task_and_method():
     assert {*ACCURACY, "far", "near", "middle"} <= set(words(figure.svg))
     assert "far finetune" in figure.alt
     assert "oracle" not in figure.alt
+
+
+def test_the_published_recipe_has_its_methods_colour_on_either_grid():
+    assert colour_of("all-l2") == colour_of("paper-all-l2") == colour_of("paper-full-all-l2") != colour_of("other")
 
 
 def test_affinity_tells_the_correlation():

@@ -36,7 +36,10 @@ def pair(network):
     return side_by_side((network, network))
 
 
-@pytest.fixture(scope="module", params=[name for name in NAMES if name not in TRAINED])
+FULL = {name for name in NAMES if name.startswith("paper-full-")}  # as paper-*, for hours: tests/methods/test_paper.py
+
+
+@pytest.fixture(scope="module", params=[name for name in NAMES if name not in {*TRAINED, *FULL}])
 def name(request) -> str:
     return request.param
 

@@ -90,7 +90,8 @@ def accuracy_dots(table: Table) -> Figure | None:
     return Figure(
         f"accuracy-{_anchor(table.suite, table.backbone)}",
         "Accuracy per task and method",
-        "Diamonds are upper bounds, chosen on test images. Hollow circles are the published recipe."
+        "Diamonds are upper bounds, chosen on test images. Hollow circles are the published recipe, hollow squares the "
+        "same on its full grid."
         if table.upper_bounds or any(method.startswith("paper-") for method in table.methods)
         else "Every dot is one method's test accuracy on one task.",
         "Best method per task: " + ", ".join(f"{task} {method}" for task, method in best.items()),

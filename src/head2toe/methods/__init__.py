@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from head2toe.data import Task
     from head2toe.head import Head
     from head2toe.methods.head2toe import Head2Toe
+    from head2toe.methods.paper import Paper, Recipe
     from head2toe.methods.problem import Journal
     from head2toe.network import Network
     from head2toe.store import FeatureStore
@@ -93,10 +94,16 @@ def _head2toe(asked: _Asked) -> Head2Toe:
     return Head2Toe(asked.target_sizes, asked.keep, folds=asked.folds, seed=asked.seed)
 
 
-def _paper(recipe: Literal["linear", "all-l1", "all-l2", "all-l21", "head2toe"], asked: _Asked) -> Method:
+def _paper(recipe: Recipe, asked: _Asked) -> Paper:
     from head2toe.methods.paper import Paper
 
     return Paper(recipe, asked.target_sizes, folds=asked.folds, seed=asked.seed)
+
+
+def _paper_full(recipe: Recipe, asked: _Asked) -> Method:
+    from head2toe.methods.paper import FULL
+
+    return replace(_paper(recipe, asked), grid=FULL)
 
 
 def _trained(name: Literal["scratch", "finetune", "head2toe-ft"], asked: _Asked) -> Method:
@@ -133,6 +140,11 @@ _METHODS: Mapping[str, _Entry] = {
     "paper-all-l2": _Entry(partial(_paper, "all-l2"), _CHOOSES, SMALL),
     "paper-all-l21": _Entry(partial(_paper, "all-l21"), _CHOOSES, SMALL),
     "paper-head2toe": _Entry(partial(_paper, "head2toe"), _CHOOSES, SMALL),
+    "paper-full-linear": _Entry(partial(_paper_full, "linear"), _READS),
+    "paper-full-all-l1": _Entry(partial(_paper_full, "all-l1"), _CHOOSES, SMALL),
+    "paper-full-all-l2": _Entry(partial(_paper_full, "all-l2"), _CHOOSES, SMALL),
+    "paper-full-all-l21": _Entry(partial(_paper_full, "all-l21"), _CHOOSES, SMALL),
+    "paper-full-head2toe": _Entry(partial(_paper_full, "head2toe"), _CHOOSES, SMALL),
 }
 NAMES = tuple(_METHODS)
 TRAINED = ("scratch", "finetune", "head2toe-ft")  # whole networks, on a GPU or for hours
