@@ -53,6 +53,7 @@ class _Asked:
     seed: int
     lrs: tuple[float, ...]
     steps: tuple[int, ...]
+    criterion: str | None
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,10 @@ def _oracle(asked: _Asked) -> Method:
 
 def _head2toe(asked: _Asked) -> Head2Toe:
     from head2toe.methods.head2toe import Head2Toe
+    from head2toe.methods.relevance import check_criterion
 
-    return Head2Toe(asked.target_sizes, asked.keep, folds=asked.folds, seed=asked.seed)
+    own = Head2Toe(asked.target_sizes, asked.keep, folds=asked.folds, seed=asked.seed)
+    return own if asked.criterion is None else replace(own, criterion=check_criterion(asked.criterion))
 
 
 def _paper(recipe: Recipe, asked: _Asked) -> Paper:
@@ -120,21 +123,22 @@ def _trained(name: Literal["scratch", "finetune", "head2toe-ft"], asked: _Asked)
     return replace(method, training=training)
 
 
-_KEEP, _LR, _STEPS = "--keep", "--lr", "--steps"
+_KEEP, _CRITERION, _LR, _STEPS = "--keep", "--criterion", "--lr", "--steps"
 _READS = ("--target-size", "--folds")  # a linear probe
 _CHOOSES = (*_READS, "a second --target-size")  # whatever reads middle layers
+_SELECTS = (*_CHOOSES, _KEEP, _CRITERION)
 _TRAINS = (_LR, _STEPS)
 _METHODS: Mapping[str, _Entry] = {
     "linear": _Entry(_linear, _READS),
     "all-l1": _Entry(partial(_all, "l1"), _CHOOSES, SMALL),
     "all-l2": _Entry(partial(_all, "l2"), _CHOOSES, SIZES),
     "all-l21": _Entry(partial(_all, "l21"), _CHOOSES, SMALL),
-    "head2toe": _Entry(_head2toe, (*_CHOOSES, _KEEP), SIZES),
+    "head2toe": _Entry(_head2toe, _SELECTS, SIZES),
     "control": _Entry(_control, _READS),
     "oracle": _Entry(_oracle, _CHOOSES, SMALL),
     "scratch": _Entry(partial(_trained, "scratch"), _TRAINS),
     "finetune": _Entry(partial(_trained, "finetune"), _TRAINS),
-    "head2toe-ft": _Entry(partial(_trained, "head2toe-ft"), (*_CHOOSES, _KEEP, *_TRAINS), SIZES),
+    "head2toe-ft": _Entry(partial(_trained, "head2toe-ft"), (*_SELECTS, *_TRAINS), SIZES),
     "paper-linear": _Entry(partial(_paper, "linear"), _READS),
     "paper-all-l1": _Entry(partial(_paper, "all-l1"), _CHOOSES, SMALL),
     "paper-all-l2": _Entry(partial(_paper, "all-l2"), _CHOOSES, SMALL),
@@ -170,17 +174,19 @@ def method_named(
     seed: int = 0,
     lrs: Sequence[float] | None = None,
     steps: Sequence[int] | None = None,
+    criterion: str | None = None,
 ) -> Method:
     """The method that a user calls `name`; what is None or empty is left to it.
 
-    DataError for an unknown one or an option that it does not have, FeatureError for a target size below zero.
+    DataError for an unknown one, an unknown criterion or an option that it does not have, FeatureError for a target
+    size below zero.
     """
     entry, sizes, fractions = _entry(name), tuple(target_sizes or ()), tuple(keep or ())
     for size in sizes:
         Pool(size)  # refuses one that means nothing, before anything is loaded
     given = {
         "--target-size": sizes, "a second --target-size": sizes[1:], "--folds": folds is not None, _KEEP: fractions,
-        _LR: lrs, _STEPS: steps,
+        _CRITERION: criterion is not None, _LR: lrs, _STEPS: steps,
     }  # fmt: skip
     for option in (option for option, value in given.items() if value and option not in entry.options):
         others = ", ".join(other for other, one in _METHODS.items() if option in one.options)
@@ -188,7 +194,7 @@ def method_named(
     return entry.make(
         _Asked(
             sizes or entry.sizes or SMALL, fractions or None, FOLDS if folds is None else folds, seed,
-            tuple(lrs or ()), tuple(steps or ()),
+            tuple(lrs or ()), tuple(steps or ()), criterion,
         )
     )  # fmt: skip
 
