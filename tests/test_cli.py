@@ -12,6 +12,7 @@ from PIL import Image
 from head2toe import backbones, cli
 from head2toe.data import vtab
 from head2toe.errors import BackboneError
+from head2toe.head import load_head
 from standins import write_repository
 
 
@@ -203,6 +204,8 @@ def test_a_smaller_input_gives_smaller_maps(command):
         (["--backbone", "timm/resnet5o"], "resnet50"),
         (["--method", "linea"], "did you mean linear"),
         (["--keep", "1.5"], "fraction"),
+        (["--criterion", "f_clasif"], "did you mean f_classif"),
+        (["--method", "linear", "--criterion", "l2"], "no use for --criterion"),
         (["--folds", "99"], "99 folds"),
         (["--target-size", "-3"], "target_size"),
         (["--device", "tpu"], "device"),
@@ -219,6 +222,14 @@ def test_a_mistake_ends_with_one_message_and_leaves_nothing(command, home, store
     assert message in err
     assert "Traceback" not in err
     assert not out_folder.exists()
+
+
+def test_a_criterion_is_kept_with_the_head(command, home, store):
+    saved = home / "random-head"
+    words = ["--target-size", 64, "--keep", 0.1, "--criterion", "random"]
+    code, _, err = command("fit", home / "data", "--out", saved, "--store", store, *words)
+    assert code == 0, err
+    assert load_head(saved).provenance.settings["criterion"] == "random"
 
 
 def test_a_network_is_trained_saved_and_used_like_a_head(command, home, store):

@@ -8,9 +8,10 @@ import pytest
 
 from head2toe.bench import figures
 from head2toe.bench.affinity import affinities, correlations
-from head2toe.bench.charts import Axis, Series, _apart, curves, quantity
+from head2toe.bench.charts import Axis, Series, _apart, colour_of, curves, quantity
 from head2toe.bench.costs import costs
 from head2toe.bench.tables import tables_of
+from head2toe.methods.head2toe import Head2Toe
 
 from .measured import ACCURACY, results, study
 
@@ -27,6 +28,10 @@ def test_dots_name_every_task_and_method():
     assert {*ACCURACY, "far", "near", "middle"} <= set(words(figure.svg))
     assert "far finetune" in figure.alt
     assert "oracle" not in figure.alt
+
+
+def test_the_published_recipe_has_its_methods_colour_on_either_grid():
+    assert colour_of("all-l2") == colour_of("paper-all-l2") == colour_of("paper-full-all-l2") != colour_of("other")
 
 
 def test_affinity_tells_the_correlation():
@@ -67,6 +72,29 @@ def test_transfer_is_told_against_a_tasks_own_scores():
     assert "-20.0 points" in figure.alt
     assert words(figure.svg).count("-20") == 2
     assert figures.transfer_heat(lines[:1]) is None
+
+
+def test_criteria_are_told_against_the_default_on_the_tasks_that_they_could_judge():
+    lines = [
+        *study("criteria", "l2", {"far": {0.0: 0.5}, "near": {0.0: 0.9}, "late": {0.0: 0.1}}),
+        *study("criteria", "elimination", {"far": {0.0: 0.7}, "near": {0.0: 0.8}}),
+        *study("criteria", "chi2", {"near": {0.0: 0.83}}),
+        *study("criteria", "random", {"late": {0.0: 0.2}}),
+    ]
+    figure = figures.criteria_heat(lines)
+    assert figure is not None
+    assert figure.alt == "On average against elimination: chi2 +3.0, elimination +0.0, l2 -5.0 points"
+    assert {"far", "near", "-20", "+10", "+3", "chi2 +3.0"} <= set(words(figure.svg))
+    assert "late" not in words(figure.svg)
+    assert figures.criteria_heat(lines[:3]) is None
+    assert Head2Toe.criterion == figures.REFERENCE
+
+
+def test_a_heat_shows_means_over_seeds():
+    lines = [*study("criteria", "l2", {"far": {0.0: 0.6}}), *study("criteria", "elimination", {"far": {0.0: 0.6}})]
+    figure = figures.criteria_heat([*lines, replace(lines[0], seed=1, test_accuracy=0.8)])
+    assert figure is not None
+    assert "l2 +10.0" in figure.alt
 
 
 def test_taps_come_in_an_order_that_every_head_agrees_with():

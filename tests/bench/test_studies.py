@@ -16,6 +16,7 @@ from head2toe.bench.suite import Suite, SuiteTask
 from head2toe.data import task_from_arrays
 from head2toe.errors import DataError
 from head2toe.methods.problem import folds_for
+from head2toe.selection import n_kept
 from head2toe.store import FeatureStore
 
 from .measured import study, write
@@ -31,6 +32,7 @@ def few():
         patch.setattr(studies, "WINDOWS", (0, 31))
         patch.setattr(studies, "BUDGETS", (0.1, 0.5))
         patch.setattr(studies, "TRAIN_SIZES", (3, 16, 60, 1000))
+        patch.setattr(studies, "CRITERIA", ("elimination", "variance", "random"))
         patch.setattr(studies, "SHARES", (1e-6, 0.9, 1.0))
         yield
 
@@ -70,7 +72,7 @@ def lines(out, name):
 def test_every_study_has_a_figure(out, name):
     results = lines(out, name)
     assert {result.suite for result in results} == {name}
-    figure = figures.transfer_heat(results) if name == "transfer" else figures.study_curves(name, results)
+    figure = figures.study_figure(name, results)
     assert figure is not None
     assert "<svg" in figure.svg
 
@@ -120,6 +122,25 @@ def test_scores_of_the_task_itself_are_among_those_lent(out):
     assert {(r.settings["series"], r.task) for r in lines(out, "transfer")} == {
         (a, b) for a in ("corners", "sides") for b in ("corners", "sides")
     }
+
+
+def test_every_criterion_keeps_equally_many_features(out):
+    results = lines(out, "criteria")
+    assert {r.settings["criterion"] for r in results} == set(studies.CRITERIA)
+    assert all(r.settings["criterion"] == r.settings["series"] for r in results)
+    assert {r.n_kept for r in results} == {n_kept(results[0].n_features, studies.KEEP)}
+
+
+def test_a_criterion_that_cannot_judge_a_task_fails_alone(network, corners, store, tmp_path, monkeypatch):
+    images = np.stack([corners.train.source[i] for i in range(7)])
+    labels = corners.train.labels[:7]  # one of each class, then three of the four: too few to cross-validate
+    task = task_from_arrays(images[:4], labels[:4], validation=(images[4:], labels[4:]))
+    suite = Suite("packs", (SuiteTask("single", "all", lambda: replace(task, test=corners.test)),))
+    monkeypatch.setattr(studies, "CRITERIA", ("mutual_info", "variance"))
+    failure, line = run(["criteria"], suite, network, "tiny", tmp_path, store, target_size=64)
+    assert str(failure).startswith("single, tiny, criteria: mutual_info 0, seed 0: Head2Toe: scikit-learn cannot judge")
+    assert [line] == lines(tmp_path, "criteria")
+    assert line.settings["series"] == "variance"
 
 
 def test_training_sizes_that_a_task_cannot_have_are_left_out(out):

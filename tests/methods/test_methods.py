@@ -36,7 +36,10 @@ def pair(network):
     return side_by_side((network, network))
 
 
-@pytest.fixture(scope="module", params=[name for name in NAMES if name not in TRAINED])
+FULL = {name for name in NAMES if name.startswith("paper-full-")}  # as paper-*, for hours: tests/methods/test_paper.py
+
+
+@pytest.fixture(scope="module", params=[name for name in NAMES if name not in {*TRAINED, *FULL}])
 def name(request) -> str:
     return request.param
 
@@ -249,7 +252,17 @@ def test_names_and_settings_are_checked():
         method_named("scratch", target_sizes=[64])
     with pytest.raises(DataError, match="--folds"):
         method_named("finetune", folds=5)
+    with pytest.raises(DataError, match=r"'all-l2' has no use for --criterion; it goes with head2toe, head2toe-ft"):
+        method_named("all-l2", criterion="l2")
+    with pytest.raises(DataError, match="criterion 'extra_tree' is unknown, did you mean extra_trees"):
+        method_named("head2toe", criterion="extra_tree")
     assert method_named("head2toe", target_sizes=[64, 512], keep=[0.1], folds=3, seed=1).target_size == (64, 512)
+
+
+def test_a_criterion_is_that_of_the_selection_and_by_default_its_own():
+    assert method_named("head2toe", criterion="variance").criterion == "variance"
+    assert method_named("head2toe-ft", criterion="variance").head2toe.criterion == "variance"
+    assert method_named("head2toe").criterion == Head2Toe().criterion
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if target_sizes_of(name)])

@@ -1,12 +1,14 @@
 """The published recipe: what it promises that ours does not."""
 
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from head2toe.errors import DataError, FeatureError, NotConvergedError
-from head2toe.methods.paper import FULL, THIN, Grid, Paper
+from head2toe.methods import method_named, paper
+from head2toe.methods.paper import FULL, THIN, Grid, Paper, Recipe
 from head2toe.solvers import sgd
 from head2toe.store import FeatureStore
 from head2toe.table import scaled
@@ -83,6 +85,25 @@ def test_the_thin_grid_is_part_of_the_full_one():
     assert (min(FULL.kappas), max(FULL.kappas)) == (0.0005, 1.0)
     assert len(Paper("head2toe", grid=FULL).settings) == 2 * 2 * 3 * len(FULL.kappas)
     assert len(Paper("linear", grid=FULL).settings) == 2 * 2
+
+
+@pytest.mark.parametrize(("prefix", "grid"), [("paper-", THIN), ("paper-full-", FULL)])
+@pytest.mark.parametrize("recipe", get_args(Recipe))
+def test_every_recipe_has_a_name_for_each_grid(prefix, grid, recipe):
+    method = method_named(prefix + recipe, target_sizes=[64], folds=3, seed=7)
+    assert method == Paper(recipe, (64,), grid, folds=3, seed=7)
+    assert method.name == prefix + recipe
+
+
+@pytest.mark.parametrize(
+    ("named", "name", "recorded"),
+    [("FULL", "paper-full-all-l2", "full"), ("THIN", "paper-all-l2", "thin"), (None, "paper-all-l2", "given")],
+)
+def test_a_head_says_which_grid_it_was_chosen_from(network, corners, store, monkeypatch, named, name, recorded):
+    if named:
+        monkeypatch.setattr(paper, named, SMALL)
+    head = Paper("all-l2", 64, SMALL).fit(network, corners, store, progress=False)
+    assert (head.provenance.method, head.provenance.settings["grid"]) == (name, recorded)
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,13 @@ def test_windows_side_by_side_share_no_feature_and_cover_the_ranking(evidence):
     assert scores[parts[1]].min() >= scores[parts[2]].max()
 
 
+def test_rows_that_a_filter_cannot_judge_are_told_of(evidence):
+    one_each = np.ones_like(evidence.held_out)
+    one_each[np.unique(evidence.labels, return_index=True)[1]] = False
+    with pytest.raises(DataError, match=r"4 rows of 4 classes .* choose another criterion"):
+        relevance(replace(evidence, held_out=one_each), "mutual_info")
+
+
 def test_unknown_criteria_are_named():
     with pytest.raises(DataError, match="did you mean chi2"):
         check_criterion("chi")

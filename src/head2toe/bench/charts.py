@@ -93,7 +93,7 @@ def dots(rows: Sequence[str], columns: Mapping[str, Sequence[float | None]], hol
             axes.scatter(
                 [value for value in values if value is not None], there, s=44 if name == "head2toe" else 28, label=name,
                 color=colour, facecolors=colour if filled else "none", zorder=3 if name == "head2toe" else 2,
-                marker="D" if name in hollow else "o", linewidths=1.2,
+                marker="D" if name in hollow else "s" if name.startswith("paper-full-") else "o", linewidths=1.2,
             )  # fmt: skip
         axes.set_yticks(range(len(rows)), rows)
         axes.set_ylim(len(rows) - 0.5, -0.5)
@@ -195,7 +195,7 @@ def quantity(value: float, unit: str) -> str:
 
 def colour_of(method: str) -> str:
     """A method's colour; the published recipe of a method has the same."""
-    return COLOURS.get(method.removeprefix("paper-"), PALETTE[-1])
+    return COLOURS.get(method.removeprefix("paper-").removeprefix("full-"), PALETTE[-1])
 
 
 @contextmanager

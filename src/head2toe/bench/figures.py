@@ -5,7 +5,7 @@ Each is drawn only where its data are: a figure of nothing is None.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
@@ -22,6 +22,7 @@ from head2toe.bench.tables import Table, mean_of
 ACCURACY = Axis("test accuracy", percent=True)
 SHOWN_GAINS = ("oracle", "control", "head2toe", "finetune", "head2toe-ft")
 MOST_PANELS = 3
+REFERENCE = "elimination"  # the criterion that others are compared with
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ def accuracy_dots(table: Table) -> Figure | None:
     return Figure(
         f"accuracy-{_anchor(table.suite, table.backbone)}",
         "Accuracy per task and method",
-        "Diamonds are upper bounds, chosen on test images. Hollow circles are the published recipe."
+        "Diamonds are upper bounds, chosen on test images. Hollow circles are the published recipe, hollow squares the "
+        "same on its full grid."
         if table.upper_bounds or any(method.startswith("paper-") for method in table.methods)
         else "Every dot is one method's test accuracy on one task.",
         "Best method per task: " + ", ".join(f"{task} {method}" for task, method in best.items()),
@@ -166,13 +168,12 @@ def study_curves(name: str, results: Sequence[Result]) -> Figure | None:
 
 def transfer_heat(results: Sequence[Result]) -> Figure | None:
     """Scores of one task used for another: accuracy less that with the task's own scores."""
-    targets = list(dict.fromkeys(result.task for result in results))
-    sources = list(dict.fromkeys(str(result.settings["series"]) for result in results))
-    accuracy = {(str(r.settings["series"]), r.task): r.test_accuracy for r in results}
-    own = np.array([accuracy.get((task, task), np.nan) for task in targets])
-    if len(targets) < 2 or not np.isfinite(own).any():
+    accuracy = _by_series(results)
+    targets = list(dict.fromkeys(task for _, task in accuracy))
+    sources = list(dict.fromkeys(source for source, _ in accuracy))
+    if len(targets) < 2 or not any((task, task) in accuracy for task in targets):
         return None
-    change = np.array([[accuracy.get((source, task), np.nan) for task in targets] for source in sources]) - own
+    change = _change(accuracy, sources, targets, targets)
     mean = float(np.nanmean(change[change != 0])) if (np.nan_to_num(change) != 0).any() else 0.0
     return Figure(
         f"transfer-{_anchor(results[0].backbone)}",
@@ -181,6 +182,35 @@ def transfer_heat(results: Sequence[Result]) -> Figure | None:
         f"On average a borrowed ranking changes accuracy by {100 * mean:+.1f} points",
         heat(change, sources, targets, Axis("target task"), signed=True, numbers=True),
     )
+
+
+def criteria_heat(results: Sequence[Result]) -> Figure | None:
+    """Relevance criteria from the best to the worst: accuracy less that with the default one."""
+    accuracy = _by_series(results)
+    tasks = [task for criterion, task in accuracy if criterion == REFERENCE]
+    criteria = list(dict.fromkeys(criterion for criterion, task in accuracy if task in tasks))
+    if len(criteria) < 2:
+        return None
+    change = _change(accuracy, criteria, tasks, [REFERENCE] * len(tasks))
+    means = np.nanmean(change, axis=1).round(3) + 0.0  # as shown, and no -0.0
+    order = np.argsort(-means, kind="stable")
+    spoken = [f"{criteria[i]} {100 * means[i]:+.1f}" for i in order]
+    return Figure(
+        f"criteria-{_anchor(results[0].backbone)}",
+        "Accuracy by relevance criterion",
+        f"Points of accuracy won or lost against {REFERENCE} where all criteria keep equally many features; each name "
+        "stands with its mean over the tasks that it could judge.",
+        f"On average against {REFERENCE}: {', '.join(spoken)} points",
+        heat(change[order], spoken, tasks, Axis("task"), signed=True, numbers=True),
+    )
+
+
+HEATS = {"transfer": transfer_heat, "criteria": criteria_heat}  # studies that have no x
+
+
+def study_figure(name: str, results: Sequence[Result]) -> Figure | None:
+    """What a study, one of STUDIES or HEATS, found with one network."""
+    return HEATS[name](results) if name in HEATS else study_curves(name, results)
 
 
 def layer_heat(results: Sequence[Result], method: str = "head2toe") -> Figure | None:
@@ -249,6 +279,20 @@ def _grid(results: Sequence[Result]) -> tuple[list[str], np.ndarray, np.ndarray]
         np.array(x),
         np.array([[accuracy[task, at] for at in x] for task in whole]).reshape(len(whole), len(x)),
     )
+
+
+def _by_series(results: Sequence[Result]) -> dict[tuple[str, str], float]:
+    """The accuracy of each (series, task), a mean over seeds."""
+    cells = by_cell(results)
+    return {(str(found[0].settings["series"]), cell.task): mean_accuracy(found) for cell, found in cells.items()}
+
+
+def _change(
+    accuracy: Mapping[tuple[str, str], float], series: Sequence[str], tasks: Sequence[str], against: Sequence[str]
+) -> np.ndarray:
+    """Accuracies (series, tasks) less those of one series for each task; NaN where either is not there."""
+    found = np.array([[accuracy.get((one, task), np.nan) for task in tasks] for one in series])
+    return found - [accuracy.get(pair, np.nan) for pair in zip(against, tasks, strict=True)]
 
 
 def _x(result: Result) -> float:

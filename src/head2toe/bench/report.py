@@ -179,11 +179,11 @@ def _chapter(folder: Path, table: Table, everything: Sequence[Result]) -> Chapte
 
 def _study_figures(studied: Mapping[str, Sequence[Result]]) -> list[Figure]:
     drawn = []
-    for name in (*figures.STUDIES, "transfer"):
+    for name in (*figures.STUDIES, *figures.HEATS):
         results = studied.get(name, ())
         for backbone in dict.fromkeys(result.backbone for result in results):
             of = [result for result in results if result.backbone == backbone]
-            drawn.append(figures.transfer_heat(of) if name == "transfer" else figures.study_curves(name, of))
+            drawn.append(figures.study_figure(name, of))
     return [figure for figure in drawn if figure is not None]
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from head2toe.head import Head
 from head2toe.methods import method_named
 from head2toe.methods.head2toe import Head2Toe
 from head2toe.methods.problem import Journal, folds_for, training_splits
-from head2toe.methods.relevance import LADDER, relevance_scores
+from head2toe.methods.relevance import LADDER, Criterion, relevance_scores
 from head2toe.taps import Pool
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 TARGET_SIZES = (64, 128, 256, 512, 1024, 2048, 4096)
 WINDOWS = (0, 1, 2, 4, 8, 16, 31)  # places in the ranking, in windows of 1/32 of all features
 BUDGETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # spent on features or on whole layers
-LENT = 0.05  # keep fraction where scores come from another task
+KEEP = 0.05  # keep fraction where what ranks the features is varied
+CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
 TRAIN_SIZES = (10, 20, 50, 100, 200, 500, 1000)
 COMPARED = ("linear", "all-l2", "head2toe")
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -248,9 +249,15 @@ def _transfer(place: Place) -> Iterator[Arm]:
     for source in place.suite.tasks:
 
         def fit(journal: Journal, source: SuiteTask = source) -> Head:
-            return _fit(place, _head2toe(place, keep=LENT, scores=place.lend(source)))(journal)
+            return _fit(place, _head2toe(place, keep=KEEP, scores=place.lend(source)))(journal)
 
         yield Arm(source.name, 0.0, fit)
+
+
+def _criteria(place: Place) -> Iterator[Arm]:
+    """Every criterion ranks by its own scores; one that cannot judge the task fails, and the others go on."""
+    for criterion in CRITERIA:
+        yield Arm(criterion, 0.0, _fit(place, _head2toe(place, keep=KEEP, criterion=criterion)))
 
 
 def _n_train(place: Place) -> Iterator[Arm]:
@@ -284,6 +291,7 @@ STUDIES: dict[str, Callable[[Place], Iterator[Arm | LeftOut]]] = {
     "window": _window,
     "layers": _layers,
     "transfer": _transfer,
+    "criteria": _criteria,
     "n-train": _n_train,
     "flops-budget": _flops_budget,
 }

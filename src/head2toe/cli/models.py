@@ -63,6 +63,10 @@ def fit(
     keep: Annotated[
         list[float] | None, typer.Option(help="Fraction of features to keep; by default cross-validated.")
     ] = None,
+    criterion: Annotated[
+        str | None,
+        typer.Option(help="Relevance score of the features, such as l2 or f_classif; by default elimination."),
+    ] = None,
     taps: Annotated[str, typer.Option(help="all, blocks, paper, or comma-separated globs.")] = "all",
     max_flops: Annotated[
         float | None, typer.Option(help="Read no tap beyond this share (0 to 1] of the network's operations.")
@@ -92,7 +96,9 @@ def fit(
     from head2toe.methods.problem import Journal
 
     check_target(out)
-    chosen = method_named(method, target_sizes=target_size, keep=keep, folds=folds, seed=seed, lrs=lr, steps=steps)
+    chosen = method_named(
+        method, target_sizes=target_size, keep=keep, folds=folds, seed=seed, lrs=lr, steps=steps, criterion=criterion
+    )
     journal = Journal()
     with journal.phase("load"):
         loaded = load_backbone(

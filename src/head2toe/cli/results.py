@@ -142,7 +142,7 @@ def compare(
 def study(
     names: Annotated[
         list[str],
-        typer.Argument(help="keep-fraction, target-size, window, layers, transfer, n-train or flops-budget."),
+        typer.Argument(help="keep-fraction, target-size, window, layers, transfer, criteria, n-train or flops-budget."),
     ],
     root: RootOption,
     out: Annotated[Path, typer.Option("--out", help="Folder of the results; what it holds is not fitted again.")],

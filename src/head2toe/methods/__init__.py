@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from head2toe.data import Task
     from head2toe.head import Head
     from head2toe.methods.head2toe import Head2Toe
+    from head2toe.methods.paper import Paper, Recipe
     from head2toe.methods.problem import Journal
     from head2toe.network import Network
     from head2toe.store import FeatureStore
@@ -52,6 +53,7 @@ class _Asked:
     seed: int
     lrs: tuple[float, ...]
     steps: tuple[int, ...]
+    criterion: str | None
 
 
 @dataclass(frozen=True)
@@ -89,14 +91,22 @@ def _oracle(asked: _Asked) -> Method:
 
 def _head2toe(asked: _Asked) -> Head2Toe:
     from head2toe.methods.head2toe import Head2Toe
+    from head2toe.methods.relevance import check_criterion
 
-    return Head2Toe(asked.target_sizes, asked.keep, folds=asked.folds, seed=asked.seed)
+    own = Head2Toe(asked.target_sizes, asked.keep, folds=asked.folds, seed=asked.seed)
+    return own if asked.criterion is None else replace(own, criterion=check_criterion(asked.criterion))
 
 
-def _paper(recipe: Literal["linear", "all-l1", "all-l2", "all-l21", "head2toe"], asked: _Asked) -> Method:
+def _paper(recipe: Recipe, asked: _Asked) -> Paper:
     from head2toe.methods.paper import Paper
 
     return Paper(recipe, asked.target_sizes, folds=asked.folds, seed=asked.seed)
+
+
+def _paper_full(recipe: Recipe, asked: _Asked) -> Method:
+    from head2toe.methods.paper import FULL
+
+    return replace(_paper(recipe, asked), grid=FULL)
 
 
 def _trained(name: Literal["scratch", "finetune", "head2toe-ft"], asked: _Asked) -> Method:
@@ -113,26 +123,32 @@ def _trained(name: Literal["scratch", "finetune", "head2toe-ft"], asked: _Asked)
     return replace(method, training=training)
 
 
-_KEEP, _LR, _STEPS = "--keep", "--lr", "--steps"
+_KEEP, _CRITERION, _LR, _STEPS = "--keep", "--criterion", "--lr", "--steps"
 _READS = ("--target-size", "--folds")  # a linear probe
 _CHOOSES = (*_READS, "a second --target-size")  # whatever reads middle layers
+_SELECTS = (*_CHOOSES, _KEEP, _CRITERION)
 _TRAINS = (_LR, _STEPS)
 _METHODS: Mapping[str, _Entry] = {
     "linear": _Entry(_linear, _READS),
     "all-l1": _Entry(partial(_all, "l1"), _CHOOSES, SMALL),
     "all-l2": _Entry(partial(_all, "l2"), _CHOOSES, SIZES),
     "all-l21": _Entry(partial(_all, "l21"), _CHOOSES, SMALL),
-    "head2toe": _Entry(_head2toe, (*_CHOOSES, _KEEP), SIZES),
+    "head2toe": _Entry(_head2toe, _SELECTS, SIZES),
     "control": _Entry(_control, _READS),
     "oracle": _Entry(_oracle, _CHOOSES, SMALL),
     "scratch": _Entry(partial(_trained, "scratch"), _TRAINS),
     "finetune": _Entry(partial(_trained, "finetune"), _TRAINS),
-    "head2toe-ft": _Entry(partial(_trained, "head2toe-ft"), (*_CHOOSES, _KEEP, *_TRAINS), SIZES),
+    "head2toe-ft": _Entry(partial(_trained, "head2toe-ft"), (*_SELECTS, *_TRAINS), SIZES),
     "paper-linear": _Entry(partial(_paper, "linear"), _READS),
     "paper-all-l1": _Entry(partial(_paper, "all-l1"), _CHOOSES, SMALL),
     "paper-all-l2": _Entry(partial(_paper, "all-l2"), _CHOOSES, SMALL),
     "paper-all-l21": _Entry(partial(_paper, "all-l21"), _CHOOSES, SMALL),
     "paper-head2toe": _Entry(partial(_paper, "head2toe"), _CHOOSES, SMALL),
+    "paper-full-linear": _Entry(partial(_paper_full, "linear"), _READS),
+    "paper-full-all-l1": _Entry(partial(_paper_full, "all-l1"), _CHOOSES, SMALL),
+    "paper-full-all-l2": _Entry(partial(_paper_full, "all-l2"), _CHOOSES, SMALL),
+    "paper-full-all-l21": _Entry(partial(_paper_full, "all-l21"), _CHOOSES, SMALL),
+    "paper-full-head2toe": _Entry(partial(_paper_full, "head2toe"), _CHOOSES, SMALL),
 }
 NAMES = tuple(_METHODS)
 TRAINED = ("scratch", "finetune", "head2toe-ft")  # whole networks, on a GPU or for hours
@@ -158,17 +174,19 @@ def method_named(
     seed: int = 0,
     lrs: Sequence[float] | None = None,
     steps: Sequence[int] | None = None,
+    criterion: str | None = None,
 ) -> Method:
     """The method that a user calls `name`; what is None or empty is left to it.
 
-    DataError for an unknown one or an option that it does not have, FeatureError for a target size below zero.
+    DataError for an unknown one, an unknown criterion or an option that it does not have, FeatureError for a target
+    size below zero.
     """
     entry, sizes, fractions = _entry(name), tuple(target_sizes or ()), tuple(keep or ())
     for size in sizes:
         Pool(size)  # refuses one that means nothing, before anything is loaded
     given = {
         "--target-size": sizes, "a second --target-size": sizes[1:], "--folds": folds is not None, _KEEP: fractions,
-        _LR: lrs, _STEPS: steps,
+        _CRITERION: criterion is not None, _LR: lrs, _STEPS: steps,
     }  # fmt: skip
     for option in (option for option, value in given.items() if value and option not in entry.options):
         others = ", ".join(other for other, one in _METHODS.items() if option in one.options)
@@ -176,7 +194,7 @@ def method_named(
     return entry.make(
         _Asked(
             sizes or entry.sizes or SMALL, fractions or None, FOLDS if folds is None else folds, seed,
-            tuple(lrs or ()), tuple(steps or ()),
+            tuple(lrs or ()), tuple(steps or ()), criterion,
         )
     )  # fmt: skip
 

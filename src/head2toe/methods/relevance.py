@@ -12,7 +12,7 @@ import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import numpy as np
 
@@ -96,13 +96,14 @@ def kept_sets(
         yield kept
 
 
-def check_criterion(criterion: str) -> None:
-    """DataError for an unknown name."""
+def check_criterion(name: str) -> Criterion:
+    """The criterion of that name; DataError for an unknown one."""
     names = get_args(Criterion)
-    if criterion not in names:
-        near = difflib.get_close_matches(criterion, names, 1)
+    if name not in names:
+        near = difflib.get_close_matches(name, names, 1)
         meant = f", did you mean {near[0]}?" if near else ";"
-        raise DataError(f"Head2Toe: criterion '{criterion}' is unknown{meant} there are {', '.join(names)}")
+        raise DataError(f"Head2Toe: criterion '{name}' is unknown{meant} there are {', '.join(names)}")
+    return cast("Criterion", name)
 
 
 def _by_elimination(evidence: Evidence, counts: Sequence[int]) -> Iterator[Kept]:

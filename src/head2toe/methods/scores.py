@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from head2toe.errors import DataError
 from head2toe.methods.design import Design
 from head2toe.methods.final import SCORING, fits_without
 from head2toe.methods.problem import spread
@@ -175,12 +176,19 @@ SCORES: Mapping[str, Callable[[Evidence], np.ndarray]] = MappingProxyType(
 def _of_varying(evidence: Evidence, judge: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
     """Scores (F,) by a filter on the rows not held out; features that are constant there score 0.
 
-    A feature that tells the classes apart without error has an infinite F: the largest number stands for it.
+    A feature that tells the classes apart without error has an infinite F: the largest number stands for it. DataError
+    where the filter cannot judge such rows.
     """
     design, seen = evidence.design, ~evidence.held_out
     X = design.features(np.arange(design.n_features))[seen]
     varying = np.ptp(X, axis=0) > 0
     scores = np.zeros(design.n_features)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        scores[varying] = np.nan_to_num(judge(X[:, varying], evidence.labels[seen]))
+    try:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scores[varying] = np.nan_to_num(judge(X[:, varying], evidence.labels[seen]))
+    except ValueError as error:
+        raise DataError(
+            f"Head2Toe: scikit-learn cannot judge {varying.sum():,} features that vary over {len(X)} rows of "
+            f"{len(np.unique(evidence.labels[seen]))} classes ({error}); choose another criterion"
+        ) from error
     return scores
