@@ -69,6 +69,15 @@ def test_fine_tuning_beats_the_linear_probe_and_spares_the_callers_network(narro
     assert not any(parameter.requires_grad for parameter in module.parameters())
 
 
+def test_gradient_descent_with_momentum_learns_too_and_steps_otherwise(narrow, corners, store):
+    one = Training(lrs=(1e-1,), steps=(60,), augments=("none",), optimizer="sgd")
+    tuned = FineTune(one).fit(narrow, corners, store)
+    linear = Linear(64).fit(narrow, corners, store, progress=False)
+    assert tuned.metrics.test_accuracy > linear.metrics.test_accuracy + 0.3
+    assert tuned.provenance.settings["optimizer"] == "sgd"
+    assert not alike(tuned, FineTune(replace(one, optimizer="adamw")).fit(narrow, corners, store))
+
+
 def test_predictions_equal_those_while_fitting(network, corners, store):
     tuned = FineTune(SHORT).fit(network, corners, store)
     inputs = [corners.test.source[i] for i in range(corners.test.n_rows)]
@@ -77,8 +86,10 @@ def test_predictions_equal_those_while_fitting(network, corners, store):
     assert tuned.predict(inputs[:1])[0] in corners.classes
 
 
-def test_a_killed_fit_goes_on_and_ends_bitwise_alike(network, corners, store, tmp_path, monkeypatch):
-    method = FineTune(Training(lrs=(1e-2, 3e-2), steps=(7,), augments=("shift",), batch_size=16))
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_killed_fit_goes_on_and_ends_bitwise_alike(optimizer, network, corners, store, tmp_path, monkeypatch):
+    training = Training(lrs=(1e-2, 3e-2), steps=(7,), augments=("shift",), batch_size=16, optimizer=optimizer)
+    method = FineTune(training)
     whole = method.fit(network, corners, tmp_path / "another")
     monkeypatch.setattr(loop, "SAVED_EVERY", 3)
     steps, one_step = 0, loop._step

@@ -95,7 +95,7 @@ def fit_network(
         journal.flops["train"] = step_flops(start.final, rows, labels) * _images(work, [*tried, best])
     chosen: dict[str, float | int | str] = {
         "lr": best.lr, "steps": best.steps, "augment": best.augment, "batch_size": training.batch_size,
-        "weight_decay": training.weight_decay, "seed": training.seed,
+        "optimizer": training.optimizer, "weight_decay": training.weight_decay, "seed": training.seed,
     }  # fmt: skip
     n_features = sum(one.pooled.length for one in model.kept)
     provenance = Provenance(method, chosen, len(model.kept), n_features)

@@ -48,7 +48,7 @@ def train(
     which it goes on. Raises NotConvergedError where the loss is no number any more.
     """
     schedule = [chosen[batch] for batch in _schedule(len(chosen), run.steps, training)]
-    optimizer = _optimizer(model, training.weight_decay)
+    optimizer = _optimizer(model, training)
     first = checkpoint.load(name, model, optimizer)
     advance(first)
     model.train()
@@ -85,7 +85,7 @@ def step_flops(model: Tapped, rows: Rows, labels: np.ndarray) -> int:
     copied.train()
     counter = FlopCounterMode(display=False, custom_mapping=COUNTED)
     with rows.batches([index]) as batches, _repeatable(model.backbone.device), counter:
-        _step(copied, _optimizer(copied, 0.0), next(batches), labels[index])
+        _step(copied, _optimizer(copied, Training()), next(batches), labels[index])
     return counter.get_total_flops() // len(index)
 
 
@@ -137,13 +137,15 @@ def _schedule(n: int, steps: int, training: Training) -> np.ndarray:
     return order[: steps * size].reshape(steps, size)
 
 
-def _optimizer(model: nn.Module, weight_decay: float) -> torch.optim.Optimizer:
-    """AdamW; biases, norms and other vectors do not decay."""
+def _optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
+    """As asked for; biases, norms and other vectors do not decay."""
     parameters = list(model.parameters())
     groups = [
-        {"params": [one for one in parameters if one.ndim > 1], "weight_decay": weight_decay},
+        {"params": [one for one in parameters if one.ndim > 1], "weight_decay": training.weight_decay},
         {"params": [one for one in parameters if one.ndim <= 1], "weight_decay": 0.0},
     ]
+    if training.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=0.9, nesterov=True)
     return torch.optim.AdamW(groups)
 
 
