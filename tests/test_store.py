@@ -119,6 +119,7 @@ def test_adding_rows_a_tap_and_a_target_size_rewrites_no_byte(store, tmp_path):
         replace(VIEW, pool=Pool(11)),
         replace(VIEW, pool=Pool(12, "grid")),
         replace(VIEW, pool=Pool(12, class_token="only_cls")),
+        replace(VIEW, pool=Pool(12, moments=2)),
         replace(VIEW, dtype="float32"),
     ],
 )

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,16 +10,17 @@ from head2toe.errors import FeatureError
 from head2toe.taps import Pool, Tap
 
 sizes = st.integers(1, 40)
+moments = st.sampled_from([1, 2])
 
 
 def ramp(*shape: int) -> torch.Tensor:
     return torch.arange(math.prod(shape), dtype=torch.float32).reshape(shape)
 
 
-@given(sizes, sizes, sizes, st.integers(0, 3000), st.sampled_from(["paper", "grid"]), st.booleans())
-def test_map_length_is_planned_exactly(channels, height, width, target, rule, channels_last):
+@given(sizes, sizes, sizes, st.integers(0, 3000), st.sampled_from(["paper", "grid"]), st.booleans(), moments)
+def test_map_length_is_planned_exactly(channels, height, width, target, rule, channels_last, moments):
     tap = Tap("t", (height, width, channels), "NHWC") if channels_last else Tap("t", (channels, height, width), "NCHW")
-    pool = Pool(target, rule)
+    pool = Pool(target, rule, moments=moments)
     out = pool(ramp(2, *tap.shape), tap)
     assert out.shape == (2, pool.length(tap))
     assert out.dtype == torch.float32
@@ -27,11 +29,11 @@ def test_map_length_is_planned_exactly(channels, height, width, target, rule, ch
 
 @given(
     st.integers(1, 60), st.integers(1, 40), st.integers(0, 3), st.integers(0, 3000), st.sampled_from(["paper", "grid"]),
-    st.sampled_from(["normal", "only_cls", "nopool_cls"]),
+    st.sampled_from(["normal", "only_cls", "nopool_cls"]), moments,
 )  # fmt: skip
-def test_token_length_is_planned_exactly(length, channels, prefix, target, rule, class_token):
+def test_token_length_is_planned_exactly(length, channels, prefix, target, rule, class_token, moments):
     tap = Tap("t", (length + prefix, channels), "NLC", prefix)
-    pool = Pool(target, rule, class_token)
+    pool = Pool(target, rule, class_token, moments)
     out = pool(ramp(2, *tap.shape), tap)
     assert out.shape == (2, pool.length(tap))
     assert torch.isfinite(out).all()
@@ -81,6 +83,7 @@ def test_padding_stays_out_of_the_mean():
     x = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [99.0, 99.0]]])
     out = Pool(0)(x, tap, mask=torch.tensor([[True, True, False]]))
     assert out.tolist() == [[2.0, 3.0]]
+    assert Pool(0, moments=2)(x, tap, torch.tensor([[True, True, False]])).tolist() == [[2.0, 3.0, 1.0, 1.0]]
     with pytest.raises(FeatureError, match="padding"):
         Pool(6)(x, tap, mask=torch.tensor([[True, True, False]]))
 
@@ -93,25 +96,67 @@ def test_float16_maps_are_pooled_in_float32():
 @settings(deadline=None, max_examples=60)  # the first example compiles
 @given(
     sizes, sizes, sizes, st.integers(0, 3000), st.sampled_from(["paper", "grid"]),
-    st.sampled_from(["NCHW", "NHWC", "NLC"]), st.sampled_from(["normal", "only_cls", "nopool_cls"]),
+    st.sampled_from(["NCHW", "NHWC", "NLC"]), st.sampled_from(["normal", "only_cls", "nopool_cls"]), moments,
 )  # fmt: skip
-def test_bfloat16_pools_as_its_float32_copy_does(channels, height, width, target, rule, layout, class_token):
+def test_bfloat16_pools_as_its_float32_copy_does(channels, height, width, target, rule, layout, class_token, moments):
     shapes = {"NCHW": (channels, height, width), "NHWC": (height, width, channels), "NLC": (height + 1, channels)}
     shape = shapes[layout]
     tap = Tap("t", shape, layout, prefix_tokens=1 if layout == "NLC" else 0)
     x = (torch.rand(3, *shape, generator=torch.Generator().manual_seed(0)) * 100).bfloat16()
     if layout == "NCHW":
         x = x.contiguous(memory_format=torch.channels_last)
-    pool = Pool(target, rule, class_token)
-    torch.testing.assert_close(pool(x, tap), pool(x.float(), tap), rtol=1e-5, atol=1e-5)
+    pool = Pool(target, rule, class_token, moments)
+    torch.testing.assert_close(pool(x, tap), pool(x.float(), tap), rtol=1e-5, atol=1e-5 if moments == 1 else 1e-3)
 
 
 def test_large_bfloat16_maps_are_pooled_by_all_threads_alike():
-    tap = Tap("t", (64, 64, 96), "NHWC")
+    tap, pool = Tap("t", (64, 64, 96), "NHWC"), Pool(1000, moments=2)
     x = torch.rand(2, 64, 64, 96, generator=torch.Generator().manual_seed(0)).bfloat16()
-    one = torch.cat([Pool(1000)(row, tap) for row in x.split(1)])
-    assert torch.equal(Pool(1000)(x, tap), one)
-    torch.testing.assert_close(one, Pool(1000)(x.float(), tap))
+    one = torch.cat([pool(row, tap) for row in x.split(1)])
+    assert torch.equal(pool(x, tap), one)
+    torch.testing.assert_close(one, pool(x.float(), tap))
+
+
+@pytest.mark.parametrize("rule", ["paper", "grid"])
+def test_deviations_match_numpys_over_each_cell(rule):
+    tap = Tap("t", (3, 8, 6), "NCHW")
+    x = torch.rand(2, 3, 8, 6, generator=torch.Generator().manual_seed(0))
+    means, deviations = Pool(12, rule, moments=2)(x, tap).split(Pool(12, rule).length(tap), 1)
+    assert torch.equal(means, Pool(12, rule)(x, tap))
+    windows = [
+        (slice(0, 4), slice(0, 3)),
+        (slice(0, 4), slice(3, 6)),
+        (slice(4, 8), slice(0, 3)),
+        (slice(4, 8), slice(3, 6)),
+    ]
+    if rule == "paper":  # method.md: the window is floor(6 / 2) a side
+        windows = [(slice(y, y + 3), slice(x, x + 3)) for y in (0, 3) for x in (0, 3)]
+    expected = [x.numpy()[:, :, rows, columns].std((2, 3)) for rows, columns in windows]
+    np.testing.assert_allclose(deviations.numpy(), np.concatenate(expected, 1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_flat_cell_has_no_deviation_at_all(dtype):
+    x = torch.full((1, 3, 16, 16), 0.1).to(dtype).contiguous(memory_format=torch.channels_last)
+    assert Pool(12, moments=2)(x, Tap("t", (3, 16, 16), "NCHW"))[:, 12:].tolist() == [[0.0] * 12]
+
+
+def test_what_has_one_place_a_cell_has_no_deviation():
+    pool = Pool(512, moments=2)
+    assert pool.length(Tap("t", (7,), "NC")) == 7
+    assert pool.length(Tap("t", (7, 1, 1), "NCHW")) == 7
+    assert Pool(512, "grid", moments=2).length(Tap("t", (8, 8, 8), "NCHW")) == 512
+    assert Pool(0, class_token="only_cls", moments=2).length(Tap("t", (5, 4), "NLC", 1)) == 4
+
+
+def test_the_slope_of_a_deviation_is_finite_where_it_is_zero():
+    x = torch.zeros(1, 2, 4, 4, requires_grad=True)
+    Pool(2, moments=2)(x, Tap("t", (2, 4, 4), "NCHW")).sum().backward()
+    tokens = torch.zeros(1, 3, 2, requires_grad=True)
+    Pool(0, moments=2)(tokens, Tap("t", (3, 2), "NLC"), torch.tensor([[True, True, False]])).sum().backward()
+    for gradient in (x.grad, tokens.grad):
+        assert gradient is not None
+        assert torch.isfinite(gradient).all()
 
 
 def test_pooled_vectors_survive_what_the_network_does_next():

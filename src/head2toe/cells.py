@@ -1,4 +1,4 @@
-"""Means over the cells of bfloat16 maps, in float32: the pooling of `taps.Pool` where a network runs on a CPU.
+"""Means and deviations over the cells of bfloat16 maps, in float32: `taps.Pool` where a network runs on a CPU.
 
 torch first copies such a map to float32, which costs as much time as the network itself; this reads it once.
 Compiled on first use and cached on disk.
@@ -16,25 +16,27 @@ from torch import Tensor
 
 Span = tuple[int, int]
 _LARGE = 1 << 18  # numbers from which waking other threads pays
+_FAST = {"nsz", "arcp", "contract", "afn", "reassoc"}
 
 
-def cell_means(maps: Tensor, rows: Sequence[Span], columns: Sequence[Span]) -> Tensor:
+def cell_moments(maps: Tensor, rows: Sequence[Span], columns: Sequence[Span], moments: int = 1) -> Tensor:
     """Means of contiguous bfloat16 `maps` (n, H, W, C) on the CPU over every span of rows and of columns.
 
-    (n, rows * columns * C) float32, cells in reading order, channels last.
+    (n, rows * columns * C) float32, cells in reading order, channels last. With two moments all standard deviations
+    follow: (n, 2 * rows * columns * C).
     """
     pixels = maps.view(torch.uint16).numpy()
-    means = np.empty((len(pixels), len(rows), len(columns), pixels.shape[3]), np.float32)
+    found = np.empty((len(pixels), moments, len(rows), len(columns), pixels.shape[3]), np.float32)
     threads = numba.get_num_threads()
     numba.set_num_threads(min(torch.get_num_threads(), threads) if pixels.size > _LARGE else 1)
-    _cell_means(pixels, np.array(rows), np.array(columns), means)
+    (_cell_means if moments == 1 else _cell_moments)(pixels, np.array(rows), np.array(columns), found)
     numba.set_num_threads(threads)
-    return torch.from_numpy(means).flatten(1)
+    return torch.from_numpy(found).flatten(1)
 
 
-@numba.njit(cache=True, parallel=True, nogil=True, fastmath={"nsz", "arcp", "contract", "afn", "reassoc"})
+@numba.njit(cache=True, parallel=True, nogil=True, fastmath=_FAST)
 @no_type_check  # numba compiles the bare function; the tests' type checks would wrap it
-def _cell_means(pixels, rows, columns, means):
+def _cell_means(pixels, rows, columns, found):
     n, _, _, channels = pixels.shape
     for task in numba.prange(n * len(rows)):
         i, row = task // len(rows), task % len(rows)
@@ -47,4 +49,29 @@ def _cell_means(pixels, rows, columns, means):
                         total[c] += np.uint32(np.uint32(pixels[i, y, x, c]) << np.uint32(16)).view(np.float32)
             area = (rows[row, 1] - rows[row, 0]) * (columns[column, 1] - columns[column, 0])
             for c in range(channels):
-                means[i, row, column, c] = total[c] / np.float32(area)
+                found[i, 0, row, column, c] = total[c] / np.float32(area)
+
+
+@numba.njit(cache=True, parallel=True, nogil=True, fastmath=_FAST)
+@no_type_check
+def _cell_moments(pixels, rows, columns, found):
+    """Sums are of differences from a cell's first place, so that a flat cell's deviation is exactly zero."""
+    n, _, _, channels = pixels.shape
+    for task in numba.prange(n * len(rows)):
+        i, row = task // len(rows), task % len(rows)
+        for column in range(len(columns)):
+            first, total, squares = np.zeros((3, channels), np.float32)
+            for c in range(channels):
+                corner = pixels[i, rows[row, 0], columns[column, 0], c]
+                first[c] = np.uint32(np.uint32(corner) << np.uint32(16)).view(np.float32)
+            for y in range(rows[row, 0], rows[row, 1]):
+                for x in range(columns[column, 0], columns[column, 1]):
+                    for c in range(channels):
+                        value = np.uint32(np.uint32(pixels[i, y, x, c]) << np.uint32(16)).view(np.float32) - first[c]
+                        total[c] += value
+                        squares[c] += value * value
+            area = np.float32((rows[row, 1] - rows[row, 0]) * (columns[column, 1] - columns[column, 0]))
+            for c in range(channels):
+                mean = total[c] / area
+                found[i, 0, row, column, c] = first[c] + mean
+                found[i, 1, row, column, c] = np.sqrt(max(squares[c] / area - mean * mean, np.float32(0.0)))

@@ -79,9 +79,9 @@ class Demo:
 
 def tap_rows(backbone: Backbone, flops: Mapping[str, int], target_size: int) -> list[TapRow]:
     """`flops` are operations up to each tap, and under "" those of the whole network."""
-    from head2toe.taps import Pool
+    from head2toe.methods.frozen import pools_of
 
-    pool, whole = Pool(target_size), max(1, flops[""])
+    (pool,), whole = pools_of(target_size), max(1, flops[""])
     return [
         TapRow(tap.name, tap.layout, tap.shape, pool.length(tap), depth, round(flops[tap.name] / whole, 4))
         for depth, tap in enumerate(backbone.taps)
@@ -265,6 +265,7 @@ class ViewRow:
     target_size: int
     rule: str
     class_token: str
+    moments: int
     dtype: str
     rows: int
     n_taps: int
@@ -285,6 +286,7 @@ def view_row(info: ViewInfo) -> ViewRow:
         target_size=view.pool.target_size,
         rule=view.pool.rule,
         class_token=view.pool.class_token,
+        moments=view.pool.moments,
         dtype=view.dtype,
         rows=info.rows,
         n_taps=len(info.taps),
@@ -305,8 +307,9 @@ def view_table(rows: Sequence[ViewRow]) -> Table:
         # a key is there to be copied: where the terminal is narrow, only the name of the backbone breaks
         table.add_column(name, justify=justify, overflow="fold", no_wrap=name != "backbone")
     for row in rows:
+        size = f"{row.target_size} x 2" if row.moments > 1 else str(row.target_size)
         table.add_row(
-            row.key[:8], row.backbone, str(row.target_size), row.dtype, f"{row.rows:,}", str(row.n_taps),
+            row.key[:8], row.backbone, size, row.dtype, f"{row.rows:,}", str(row.n_taps),
             f"{row.bytes / 1e6:,.1f}", str(row.files), str(row.versions), (row.last_used or "unknown")[:10],
         )  # fmt: skip
     return table

@@ -7,7 +7,8 @@ pooled tap before any batch runs, then applies exactly that plan.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from head2toe.errors import FeatureError
@@ -15,9 +16,11 @@ from head2toe.errors import FeatureError
 if TYPE_CHECKING:
     from torch import Tensor
 
+Span = tuple[int, int]
 Layout = Literal["NC", "NCHW", "NHWC", "NLC"]
 Rule = Literal["paper", "grid"]
 ClassToken = Literal["normal", "only_cls", "nopool_cls"]
+Moments = Literal[1, 2]
 
 
 @dataclass(frozen=True)
@@ -50,13 +53,19 @@ class Pool:
     side, window and stride are floor(W / g), so that the result can exceed the target size and edges can be left out.
     rule="grid" averages exactly g x g cells that cover the whole map, g bounded by the map's own size.
 
+    moments=2 puts the standard deviation over each cell beside its mean: all means first, then all deviations. What has
+    one place a cell (a vector, a class token, a map no larger than its cells) has none.
+
     >>> Pool(512).length(Tap("stem", (32, 112, 112), "NCHW"))
     512
+    >>> Pool(512, moments=2).length(Tap("stem", (32, 112, 112), "NCHW"))
+    1024
     """
 
     target_size: int = 512
     rule: Rule = "paper"
     class_token: ClassToken = "normal"
+    moments: Moments = 1
 
     def __post_init__(self) -> None:
         if self.target_size < 0:
@@ -68,9 +77,11 @@ class Pool:
             return tap.shape[0]
         if tap.layout == "NLC":
             whole, pooled = self._token_split(tap)
-            return (whole + self._token_cells(pooled, tap.channels)) * tap.channels
-        rows, columns = self._map_cells(*_height_width(tap), tap.channels)
-        return rows * columns * tap.channels
+            cells = self._token_cells(pooled, tap.channels)
+            return (whole + cells * self._numbers(cells, pooled)) * tap.channels
+        (height, width), channels = _height_width(tap), tap.channels
+        rows, columns = self._map_cells(height, width, channels)
+        return rows * columns * channels * self._numbers(rows * columns, height * width)
 
     def __call__(self, output: Tensor, tap: Tap, mask: Tensor | None = None) -> Tensor:
         """Pool a batch of outputs (n, *tap.shape) to (n, length) float32; `mask` (n, L) marks the real tokens.
@@ -85,27 +96,33 @@ class Pool:
         image = output.permute(0, 3, 1, 2) if tap.layout == "NHWC" else output
         return self._map(image, tap)
 
+    def _numbers(self, cells: int, places: int) -> int:
+        """How many numbers a channel has in each of the cells of so many places."""
+        return self.moments if cells < places else 1
+
     def _map(self, image: Tensor, tap: Tap) -> Tensor:
         from torch.nn import functional
 
         height, width = _height_width(tap)
         rows, columns = self._map_cells(height, width, tap.channels)
+        window = self._map_window(height, width, tap.channels) if self.rule == "paper" else None
+        down, across = window or (None, None)
+        spans = _spans(height, rows, down), _spans(width, columns, across)
+        moments = self._numbers(rows * columns, height * width)
         maps = image.permute(0, 2, 3, 1)
         if _suits_cells(maps):
-            from head2toe.cells import cell_means
+            from head2toe.cells import cell_moments
 
-            window = self._map_window(height, width, tap.channels) if self.rule == "paper" else None
-            down, across = window or (None, None)
-            return cell_means(maps, _spans(height, rows, down), _spans(width, columns, across))
-        if rows == columns == 1 and self._map_window(height, width, tap.channels) is None:
-            return image.float().mean((2, 3))
-        if self.rule == "grid":
-            cells = functional.adaptive_avg_pool2d(image.float(), (rows, columns))
+            return cell_moments(maps, *spans, moments)
+        image = image.float()
+        if window is not None:
+            cells = functional.avg_pool2d(image, window, window)
+        elif rows == columns == 1:
+            cells = image.mean((2, 3), keepdim=True)
         else:
-            window = self._map_window(height, width, tap.channels)
-            assert window is not None
-            cells = functional.avg_pool2d(image.float(), window, window)
-        return cells.permute(0, 2, 3, 1).flatten(1)
+            cells = functional.adaptive_avg_pool2d(image, (rows, columns))
+        means = cells.permute(0, 2, 3, 1).flatten(1)
+        return means if moments == 1 else _with_deviations(means, image.permute(0, 2, 3, 1), *spans)
 
     def _map_window(self, height: int, width: int, channels: int) -> tuple[int, int] | None:
         """The published window (rows, columns); None means the global mean, also where it would be empty."""
@@ -132,25 +149,27 @@ class Pool:
         if length == 0:
             return head
         cells = self._token_cells(length, tap.channels)
+        moments, skipped = self._numbers(cells, length), tap.shape[0] - length
+        spans = _spans(length, cells, self._token_window(length, tap.channels))
         if mask is None and _suits_cells(output[:, None]):
-            from head2toe.cells import cell_means
+            from head2toe.cells import cell_moments
 
-            skipped = tap.shape[0] - length
-            spans = _spans(length, cells, self._token_window(length, tap.channels))
             shifted = [(start + skipped, stop + skipped) for start, stop in spans]
-            return torch.cat((head, cell_means(output[:, None], [(0, 1)], shifted)), 1)
-        rest = output[:, tap.shape[0] - length :].float()
+            return torch.cat((head, cell_moments(output[:, None], [(0, 1)], shifted, moments)), 1)
+        rest = output[:, skipped:].float()
         if mask is not None:
             if cells > 1:
                 raise FeatureError(f"tap '{tap.name}': tokens with padding pool to one mean; use target_size=0")
-            weight = mask[:, tap.shape[0] - length :, None].float()
-            pooled = (rest * weight).sum(1) / weight.sum(1).clamp_min(1.0)
-        elif cells == 1:
+            pooled = _of_real_tokens(rest, mask[:, skipped:, None].float(), moments)
+            return torch.cat((head, pooled), 1)
+        if cells == 1:
             pooled = rest.mean(1) if self._token_window(length, tap.channels) is None else self._windowed(rest, tap)
         elif self.rule == "grid":
             pooled = functional.adaptive_avg_pool1d(rest.transpose(1, 2), cells).transpose(1, 2).flatten(1)
         else:
             pooled = self._windowed(rest, tap)
+        if moments == 2:
+            pooled = _with_deviations(pooled, rest[:, None], [(0, 1)], spans)
         return torch.cat((head, pooled), 1)
 
     def _windowed(self, rest: Tensor, tap: Tap) -> Tensor:
@@ -196,20 +215,46 @@ class PooledTap:
     def length(self) -> int:
         return self.pool.length(self.tap)
 
+    @property
+    def n_means(self) -> int:
+        """How many of its numbers are means; they come first."""
+        return replace(self.pool, moments=1).length(self.tap)
+
 
 def _height_width(tap: Tap) -> tuple[int, int]:
     return (tap.shape[1], tap.shape[2]) if tap.layout == "NCHW" else (tap.shape[0], tap.shape[1])
 
 
-def _spans(length: int, cells: int, window: int | None) -> list[tuple[int, int]]:
+def _spans(length: int, cells: int, window: int | None) -> list[Span]:
     """[start, stop) of each cell along one axis: windows side by side, or `cells` that cover the whole axis."""
     if window is not None:
         return [(cell * window, (cell + 1) * window) for cell in range(cells)]
     return [(cell * length // cells, -(-(cell + 1) * length // cells)) for cell in range(cells)]
 
 
+def _with_deviations(means: Tensor, maps: Tensor, rows: Sequence[Span], columns: Sequence[Span]) -> Tensor:
+    """Means (n, cells * C) and after them the standard deviations over the same cells of `maps` (n, H, W, C)."""
+    import torch
+
+    cells = [maps[:, top:bottom, left:right] for top, bottom in rows for left, right in columns]
+    return torch.cat([means, *(cell.std((1, 2), correction=0) for cell in cells)], 1)
+
+
+def _of_real_tokens(tokens: Tensor, real: Tensor, moments: int) -> Tensor:
+    """The mean, and with two moments the standard deviation, of `tokens` (n, L, C) where `real` (n, L, 1) is 1."""
+    import torch
+
+    count = real.sum(1).clamp_min(1.0)
+    mean = (tokens * real).sum(1) / count
+    if moments == 1:
+        return mean
+    variance = ((tokens - mean[:, None]).square() * real).sum(1) / count
+    some = variance > 0  # the root has no slope at zero
+    return torch.cat((mean, torch.where(some, torch.where(some, variance, 1.0).sqrt(), 0.0)), 1)
+
+
 def _suits_cells(maps: Tensor) -> bool:
-    """Whether `cells.cell_means` reads this map (n, H, W, C) faster than torch does; it gives no gradient."""
+    """Whether `cells.cell_moments` reads this map (n, H, W, C) faster than torch does; it gives no gradient."""
     import torch
 
     on_cpu = maps.device.type == "cpu" and maps.dtype == torch.bfloat16 and maps.is_contiguous()

@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from head2toe.backbones import load_backbone
 from head2toe.backbones.build import side_by_side
@@ -12,9 +14,11 @@ from head2toe.data import task_from_arrays
 from head2toe.errors import BackboneError, DataError
 from head2toe.extract import view_of
 from head2toe.head import load_head, model_card, softmax
+from head2toe.images import ImagePreprocess
 from head2toe.methods import NAMES, TRAINED, method_named, target_sizes_of
 from head2toe.methods.all_features import AllFeatures
 from head2toe.methods.final import fits_without
+from head2toe.methods.frozen import pools_of
 from head2toe.methods.head2toe import Head2Toe
 from head2toe.methods.head2toe_ft import Head2ToeFT
 from head2toe.methods.linear import Control, Linear
@@ -91,6 +95,25 @@ def test_middle_layers_know_where_the_spot_is(network, corners, store):
     head = Head2Toe(64).fit(network, corners, store, progress=False)
     assert head.metrics.test_accuracy > 0.9
     assert head.metrics.test_accuracy > linear.metrics.test_accuracy + 0.2
+
+
+@pytest.mark.parametrize("method", [Linear(64), Head2Toe(64, keep=0.25), Head2Toe(64, keep=0.25, moments=1)])
+def test_a_linear_probe_reads_means_whatever_the_last_features_are(method, corners, store):
+    """Without a pooled output, the last features are a map: eight channels here, of which each has a deviation too."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU())
+    preprocess = ImagePreprocess((16, 16), (0.5,) * 3, (0.25,) * 3, "nearest")
+    backbone = load_backbone(module, preprocess=preprocess, precision="float32")
+    (tap,) = {tap for tap in backbone.taps if tap.name == backbone.prelogits}
+    head = method.fit(backbone, corners, store, progress=False)
+    (means,) = pools_of(64, moments=1)
+    n_means = means.length(tap)
+    assert head.pools == pools_of(64, method.moments if isinstance(method, Head2Toe) else None)
+    columns = np.concatenate([kept.columns for kept in head.kept if kept.pooled.name == tap.name])
+    if isinstance(method, Linear):
+        assert columns.tolist() == list(range(n_means))
+    else:
+        assert (columns.max() >= n_means) == (method.moments != 1)
 
 
 def test_keeping_everything_is_all_l2(network, corners, store):

@@ -174,7 +174,7 @@ def test_settings_that_mean_nothing_are_refused(settings, message):
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"window": (100, 100)}, "ends beyond"), ({"scores": np.ones(3)}, "scores are needed")],
+    [({"window": (1000, 100)}, "ends beyond"), ({"scores": np.ones(3)}, "scores are needed")],
 )
 def test_windows_and_scores_that_do_not_fit_the_features_are_refused(network, corners, store, settings, message):
     with pytest.raises(FeatureError, match=message):

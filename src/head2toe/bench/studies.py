@@ -22,10 +22,10 @@ from head2toe.data.task import joined
 from head2toe.errors import BackboneError, DataError, Head2ToeError
 from head2toe.head import Head
 from head2toe.methods import method_named
+from head2toe.methods.frozen import pools_of
 from head2toe.methods.head2toe import Head2Toe
 from head2toe.methods.problem import Journal, folds_for, training_splits
 from head2toe.methods.relevance import LADDER, Criterion, relevance_scores
-from head2toe.taps import Pool
 
 if TYPE_CHECKING:
     from head2toe.backbones.core import Backbone
@@ -225,13 +225,14 @@ def _target_size(place: Place) -> Iterator[Arm]:
     """One pass of the network serves all sizes."""
     from head2toe.extract import extract
 
-    extract(place.backbone, place.task.splits, place.store, [Pool(size) for size in TARGET_SIZES], progress=False)
+    extract(place.backbone, place.task.splits, place.store, pools_of(TARGET_SIZES), progress=False)
     for size in TARGET_SIZES:
         yield Arm("head2toe", float(size), _fit(place, _head2toe(replace(place, target_size=size))))
 
 
 def _window(place: Place) -> Iterator[Arm]:
-    n_features = sum(Pool(place.target_size).length(tap) for tap in place.backbone.taps)
+    (pool,) = pools_of(place.target_size)
+    n_features = sum(pool.length(tap) for tap in place.backbone.taps)
     width = max(1, n_features // 32)
     for start in WINDOWS:
         if (start + 1) * width <= n_features:

@@ -182,7 +182,7 @@ def extract(
     from head2toe import present
     from head2toe.backbones import load_backbone
     from head2toe.extract import extract as run
-    from head2toe.taps import Pool
+    from head2toe.methods.frozen import pools_of
 
     loaded = load_backbone(
         backbone,
@@ -193,7 +193,7 @@ def extract(
         taps=taps,
     )
     task = labelled(data, skip_bad)
-    done = run(loaded, task.splits, opened(store), [Pool(size) for size in target_size or SIZES])
+    done = run(loaded, task.splits, opened(store), pools_of(target_size or SIZES))
     typer.echo(json.dumps(asdict(done)) if as_json else present.extraction_line(done))
 
 

@@ -64,19 +64,23 @@ class AllFeatures:
         return _cross_validated_path(problem, pool, self.penalty, journal)
 
 
-def cross_validated_ridge(problem: Problem, pool: Pool, journal: Journal) -> Outcome:
-    """The l2-regularised layer on all features of the problem's taps, at the best cross-validated strength."""
+def cross_validated_ridge(problem: Problem, pool: Pool, journal: Journal, *, means_only: bool = False) -> Outcome:
+    """The l2-regularised layer on all features of the problem's taps, at the best cross-validated strength.
+
+    means_only=True leaves deviations out, as a linear probe does where its last features are a map.
+    """
     with journal.phase("select"):
         design = design_of(problem.table(pool))
-        K = ridge.gram(design.blocks)
+        index = design.means() if means_only else np.arange(design.n_features)
+        features = design.blocks if len(index) == design.n_features else (design.features(index),)
+        K = ridge.gram(features)
         right = problem.over_folds(lambda out: right_without(K, problem.labels, out, problem.n_classes))
         best = int(np.argmax(right))
     with journal.phase("fit"):
-        layer = fit(design.blocks, K, problem.labels, STRENGTHS[best], problem.n_classes)
+        layer = fit(features, K, problem.labels, STRENGTHS[best], problem.n_classes)
     settings = _settings(problem, pool) | {"l2_strength": float(STRENGTHS[best])}
-    everything = np.arange(design.n_features)
-    layer = design.scale(everything).undo(layer)
-    return Outcome(design.taps, design.scaling, everything, layer, right[best] / problem.n_held_out, settings)
+    layer = design.scale(index).undo(layer)
+    return Outcome(design.taps, design.scaling, index, layer, right[best] / problem.n_held_out, settings)
 
 
 def _cross_validated_path(problem: Problem, pool: Pool, penalty: Literal["l1", "l21"], journal: Journal) -> Outcome:

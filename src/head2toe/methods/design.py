@@ -45,6 +45,11 @@ class Design:
         (at,) = (i for i, tap in enumerate(self.taps) if tap.name == name)
         return np.arange(offsets[at], offsets[at + 1])
 
+    def means(self, name: str | None = None) -> np.ndarray:
+        """The features that are means, of one tap or of all: (k,) int64 in the whole."""
+        starts = zip(self.taps, self.offsets[:-1], strict=True)
+        return np.concatenate([np.arange(a, a + tap.n_means) for tap, a in starts if name in (None, tap.name)])
+
     def features(self, index: np.ndarray) -> np.ndarray:
         """The columns `index` (k,) of the whole: (n, k) float32."""
         return columns(self.blocks).take(index, np.float32)

@@ -20,7 +20,7 @@ from head2toe.selection import n_kept
 from head2toe.solvers import ridge
 from head2toe.solvers.threads import side_by_side
 from head2toe.table import Scaling
-from head2toe.taps import Pool
+from head2toe.taps import Moments, Pool
 
 if TYPE_CHECKING:
     from head2toe.backbones.core import Backbone
@@ -35,7 +35,8 @@ class Head2Toe:
     validation rows; scores are recomputed inside every fold. Equal accuracies go to fewer features. Unless `keep` or
     `window` is given, the last features alone are a candidate too: where they are best, the head is a linear probe.
     `scaling` says what each image's vector of a tap is divided by: the norm of the whole tap, that of its kept columns
-    (as published, after selection), or nothing.
+    (as published, after selection), or nothing. With moments=2 each cell of a map gives its mean and its standard
+    deviation, with 1 the mean alone, as published; None takes both up to target size 512.
 
     For studies, `window=(offset, count)` keeps so many features from that place of the ranking on, and `scores` (F,)
     stand for the criterion: those of another task, say (see `relevance_scores`). Scores that held-out rows had a part
@@ -48,6 +49,7 @@ class Head2Toe:
     scaling: Scaling = "tap"
     folds: int = 5
     seed: int = 0
+    moments: Moments | None = None
     window: tuple[int, int] | None = None
     scores: np.ndarray | None = None
     fit = frozen.fit
@@ -76,7 +78,7 @@ class Head2Toe:
 
     @property
     def pools(self) -> tuple[Pool, ...]:
-        return frozen.pools_of(self.target_size)
+        return frozen.pools_of(self.target_size, self.moments)
 
     def reads(self, backbone: Backbone, task: Task) -> tuple[str, ...]:
         return tuple(tap.name for tap in backbone.taps)
@@ -146,7 +148,7 @@ def _last_features(problem: Problem, design: Design, settings: Head2Toe) -> np.n
     """The features (k,) of a linear probe where it is a candidate, else none."""
     if settings.keep is not None or settings.window is not None or problem.backbone.prelogits not in problem.tap_names:
         return np.zeros(0, np.int64)
-    return design.of_tap(problem.backbone.prelogits)
+    return design.means(problem.backbone.prelogits)
 
 
 def _kept(evidence: Evidence, counts: Sequence[int], settings: Head2Toe) -> dict[int, np.ndarray]:

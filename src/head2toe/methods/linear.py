@@ -32,13 +32,13 @@ class Linear:
 
     @property
     def pools(self) -> tuple[Pool, ...]:
-        return (Pool(self.target_size),)
+        return frozen.pools_of(self.target_size)
 
     def reads(self, backbone: Backbone, task: Task) -> tuple[str, ...]:
         return (frozen.last_features(backbone),)
 
     def choose(self, problem: Problem, journal: Journal) -> Outcome:
-        return cross_validated_ridge(problem, self.pools[0], journal)
+        return cross_validated_ridge(problem, self.pools[0], journal, means_only=True)
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Control:
 
     @property
     def pools(self) -> tuple[Pool, ...]:
-        return (Pool(self.target_size),)
+        return frozen.pools_of(self.target_size)
 
     def reads(self, backbone: Backbone, task: Task) -> tuple[str, ...]:
         if len(backbone.networks) < 2:
@@ -77,7 +77,7 @@ class Control:
         return backbone.all_prelogits()
 
     def choose(self, problem: Problem, journal: Journal) -> Outcome:
-        return cross_validated_ridge(problem, self.pools[0], journal)
+        return cross_validated_ridge(problem, self.pools[0], journal, means_only=True)
 
 
 def _weight_shapes(network: Network) -> dict[str, tuple[int, ...]]:

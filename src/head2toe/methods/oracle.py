@@ -57,8 +57,9 @@ class Oracle:
         with journal.phase("select"):
             best, design = max((_best(problem, pool) for pool in self.pools), key=lambda one: one[0].merit())
         with journal.phase("fit"):
-            taps = {best.tap, problem.backbone.prelogits}
-            index = np.sort(np.concatenate([design.of_tap(name) for name in taps]))
+            last = problem.backbone.prelogits
+            beside = [] if best.tap == last else [design.of_tap(best.tap)]
+            index = np.sort(np.concatenate([design.means(last), *beside]))
             features = design.features(index)
             layer = fit(features, ridge.gram(features), problem.labels, best.strength, problem.n_classes)
         settings: dict[str, float | int | str] = {
@@ -92,7 +93,7 @@ def _best(problem: Problem, pool: Pool) -> tuple[_Candidate, Design]:
     Inner products of the last features are computed once, each tap's own added.
     """
     design, last = design_of(problem.table(pool)), problem.backbone.prelogits
-    K_last, test_last = _inner(problem, design, pool, last)
+    K_last, test_last = _inner(problem, design, pool, last, len(design.means(last)))
     candidates = [_judged(problem, pool, last, K_last, test_last)]
     others = [tap.name for tap in design.taps if tap.name != last]
     with problem.bar(f"oracle, {pool.target_size}, tap by tap", len(others)) as advance:
@@ -103,10 +104,13 @@ def _best(problem: Problem, pool: Pool) -> tuple[_Candidate, Design]:
     return max(candidates, key=_Candidate.merit), design
 
 
-def _inner(problem: Problem, design: Design, pool: Pool, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """A tap's inner products of the training rows (n, n), and of the test rows with them (m, n)."""
-    (block,) = (block for tap, block in zip(design.taps, design.blocks, strict=True) if tap.name == name)
-    return ridge.gram(block), ridge.gram(design.like(problem.test_table(pool, [name])), block)
+def _inner(
+    problem: Problem, design: Design, pool: Pool, name: str, n: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The training rows' inner products in a tap's first n features (n, n), and the test rows' with them (m, n)."""
+    (block,) = (block[:, :n] for tap, block in zip(design.taps, design.blocks, strict=True) if tap.name == name)
+    (test,) = design.like(problem.test_table(pool, [name]))
+    return ridge.gram(block), ridge.gram(test[:, :n], block)
 
 
 def _judged(problem: Problem, pool: Pool, name: str, K: np.ndarray, test: np.ndarray) -> _Candidate:

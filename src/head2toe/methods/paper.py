@@ -85,7 +85,7 @@ class Paper:
 
     @property
     def pools(self) -> tuple[Pool, ...]:
-        return frozen.pools_of(self.target_size)
+        return frozen.pools_of(self.target_size, moments=1)
 
     @property
     def settings(self) -> list[Setting]:

@@ -19,12 +19,13 @@ import numpy as np
 from head2toe.errors import DataError, FeatureError
 from head2toe.methods.design import design_of
 from head2toe.methods.final import SCORING, STRENGTHS, fits_without
+from head2toe.methods.frozen import pools_of
 from head2toe.methods.problem import prepare
 from head2toe.methods.scores import SCORES, Evidence
 from head2toe.selection import n_kept, ranking
 from head2toe.solvers import ridge
 from head2toe.solvers.matrix import Matrix
-from head2toe.taps import Pool
+from head2toe.taps import Moments
 
 if TYPE_CHECKING:
     from head2toe.backbones.core import Backbone
@@ -54,14 +55,16 @@ def relevance_scores(
     criterion: Criterion = "elimination",
     target_size: int = 512,
     seed: int = 0,
+    moments: Moments | None = None,
 ) -> np.ndarray:
     """A score for every feature (F,) float64, judged by all train and validation rows: `Head2Toe(scores=...)` takes it.
 
     Raises DataError for an unknown criterion.
     """
     check_criterion(criterion)
-    problem = prepare(backbone, task, store, [Pool(target_size)], folds=1, seed=seed)
-    design = design_of(problem.table(Pool(target_size)))
+    (pool,) = pools_of(target_size, moments)
+    problem = prepare(backbone, task, store, [pool], folds=1, seed=seed)
+    design = design_of(problem.table(pool))
     nobody = np.zeros(len(problem.labels), dtype=bool)
     return relevance(Evidence(design, design.gram(), problem.labels, problem.n_classes, nobody, seed), criterion)
 

@@ -35,13 +35,14 @@ class View:
         parts = {
             "format": FORMAT_VERSION,
             "fingerprint": self.fingerprint,
-            "pool": asdict(self.pool),
+            "pool": _told(self.pool),
             "dtype": self.dtype,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
     def __str__(self) -> str:
-        return f"{self.backbone}, target size {self.pool.target_size}, {self.dtype} ({self.key[:8]})"
+        moments = ", means and deviations" if self.pool.moments > 1 else ""
+        return f"{self.backbone}, target size {self.pool.target_size}{moments}, {self.dtype} ({self.key[:8]})"
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,12 @@ class Compaction:
     view: View
     fragments: tuple[int, int]
     bytes: tuple[int, int]
+
+
+def _told(pool: Pool) -> dict[str, object]:
+    """A pool's fields; one moment is not told, as in views that were written before there were two."""
+    fields = asdict(pool)
+    return fields if pool.moments > 1 else {name: value for name, value in fields.items() if name != "moments"}
 
 
 def view_to_json(view: View, created: str) -> str:

@@ -109,7 +109,7 @@ def step_seconds(model: Tapped, rows: Rows, labels: np.ndarray) -> float:
     """Seconds of a step on all `rows` at once, whose labels are (n,): a copy's second step, as the first warms up."""
     copied, index = copy.deepcopy(model), np.arange(len(labels))
     copied.train()
-    optimizer, seconds = _optimizer(copied, 0.0), 0.0
+    optimizer, seconds = _optimizer(copied, Training()), 0.0
     with rows.batches([index]) as batches, _repeatable(model.backbone.device):
         batch = next(batches)
         for _ in range(2):

@@ -17,11 +17,12 @@ Optimizer = Literal["adamw", "sgd"]
 class Training:
     """How a network is trained; of `lrs`, `steps` and `augments` held-out accuracy chooses, one after the other.
 
-    A run is AdamW with decoupled weight decay, or gradient descent with Nesterov momentum 0.9 and an l2 penalty, either on
-    matrices and kernels alone; a linear warm-up over the first twentieth of the steps and a cosine to zero, gradients
-    clipped to norm 1. The default rates are AdamW's; "sgd" wants ten to a hundred times larger ones. "shift" moves each
-    picture by up to a sixteenth of its side, repeating its edge; "shift+flip" also mirrors half of them. Either can
-    change the answer where a task asks for a position, an orientation or a digit, so that "none" comes first.
+    A run is AdamW with decoupled weight decay, or gradient descent with Nesterov momentum 0.9 and an l2 penalty, either
+    on matrices and kernels alone; a linear warm-up over the first twentieth of the steps and a cosine to zero,
+    gradients clipped to norm 1. The default rates are AdamW's; "sgd" wants ten to a hundred times larger ones. "shift"
+    moves each picture by up to a sixteenth of its side, repeating its edge; "shift+flip" also mirrors half of them.
+    Either can change the answer where a task asks for a position, an orientation or a digit, so that "none" comes
+    first.
     """
 
     lrs: Sequence[float] = (1e-3, 3e-4, 1e-4)
