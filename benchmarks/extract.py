@@ -10,7 +10,7 @@ One table per run, all of it from the same images, precision and layout, in imag
   kept      the same job done with ordinary hooks that keep the full maps and pool them after the pass
   decode    JPEG to pixels alone, in as many processes as `extract` starts
   end       JPEG files to committed store; the goal is 0.90 of min(bare, decode)
-  things    the same with thingsvision, from JPEG to numpy files, where --thingsvision names a Python that has it
+  things    the same with thingsvision, from JPEG to numpy files of means, where --thingsvision names a Python that has it
 Bare, folded, pooled and kept take turns batch by batch, so that a noisy machine slows all of them alike; every ratio is
 the median over turns. So do decode, end and things, in --rounds over all images. --peak prints the peak memory of an
 extraction by the first network in a fresh process, for two numbers of images: it should not grow.
@@ -39,8 +39,9 @@ from head2toe.data import Split, load_task
 from head2toe.data.prepare import prepared
 from head2toe.data.task import Item
 from head2toe.extract import extract
+from head2toe.methods.frozen import pools_of
 from head2toe.store import FeatureStore
-from head2toe.taps import Pool, Tap
+from head2toe.taps import Tap
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--target-size", type=int, default=512)
+    parser.add_argument("--moments", type=int, default=2, choices=(1, 2), help="means alone, or deviations too")
     parser.add_argument("--thingsvision", help="a Python that has thingsvision")
     parser.add_argument("--peak", nargs=2, type=int, metavar="N", help="images of the two memory measurements")
     parser.add_argument("--peak-of", type=int, help=argparse.SUPPRESS)
@@ -99,7 +101,7 @@ def main() -> None:
 
 
 def _measure(name: str, backbone: Backbone, split: Split, options: argparse.Namespace) -> Result:
-    pool, workers = Pool(options.target_size), max(1, options.threads // 2)
+    (pool,), workers = pools_of(options.target_size, options.moments), max(1, options.threads // 2)
     rows = [backbone.preprocess(split.source[row]) for row in range(options.batch_size)]
     batch, names = backbone.collate(rows), [tap.name for tap in backbone.taps]
     turns = {
@@ -152,8 +154,9 @@ def _decode(backbone: Backbone, split: Split, size: int, workers: int) -> None:
 
 
 def _extract(backbone: Backbone, split: Split, options: argparse.Namespace) -> None:
+    pools = pools_of(options.target_size, options.moments)
     with tempfile.TemporaryDirectory() as folder:
-        extract(backbone, [split], FeatureStore(folder), [Pool(options.target_size)], batch_size=options.batch_size)
+        extract(backbone, [split], FeatureStore(folder), pools, batch_size=options.batch_size)
 
 
 def _thingsvision(backbone: Backbone, name: str, split: Split, options: argparse.Namespace, workers: int) -> float:

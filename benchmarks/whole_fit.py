@@ -30,15 +30,15 @@ def main() -> None:
     import head2toe as h2t
     from head2toe.extract import extract
     from head2toe.methods import method_named
+    from head2toe.methods.frozen import pools_of
     from head2toe.methods.problem import Journal
     from head2toe.store import default_location
-    from head2toe.taps import Pool
 
     filled = extract(
         h2t.load_backbone(options.backbone),
         h2t.load_task(str(options.pack)).splits,
         h2t.FeatureStore(options.store or default_location()),
-        [Pool(options.target_size)],
+        pools_of(options.target_size),
     )
     print(f"imports, and a store with all: {time.perf_counter() - begun:.1f} s ({filled.computed} rows computed)")
     rows, accuracy = list[list[float]](), 0.0
