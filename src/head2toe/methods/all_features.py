@@ -124,4 +124,4 @@ def _held_out_right(design: Design, labels: np.ndarray, held_out: np.ndarray, pa
 
 
 def _settings(problem: Problem, pool: Pool) -> dict[str, float | int | str]:
-    return {"target_size": pool.target_size, "folds": problem.n_folds}
+    return {"target_size": pool.target_size, "moments": pool.moments, "folds": problem.n_folds}

@@ -182,6 +182,7 @@ def _described(problem: Problem, design: Design, chosen: _Choice, settings: Head
     return {
         "keep": len(chosen.index) / design.n_features,
         "target_size": chosen.pool.target_size,
+        "moments": chosen.pool.moments,
         "l2_strength": chosen.strength,
         "criterion": "last features" if chosen.probe else criterion,
         **({} if settings.window is None else {"offset": settings.window[0]}),

@@ -66,6 +66,7 @@ class Oracle:
             UPPER_BOUND: "chosen on test images",
             "tap": best.tap,
             "target_size": best.pool.target_size,
+            "moments": best.pool.moments,
             "l2_strength": best.strength,
             "folds": problem.n_folds,
         }

@@ -113,6 +113,7 @@ class Paper:
             "lam": best.setting.lam,
             "keep": best.setting.kappa,
             "target_size": best.pool.target_size,
+            "moments": best.pool.moments,
             "folds": problem.n_folds,
         }
         return Outcome(table.taps, "kept", trained.index, trained.layer, best.accuracy, settings)
