@@ -196,6 +196,15 @@ def test_each_dtype_reads_back_what_torch_would_round_to(store, dtype):
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False), min_size=1))
+def test_float16_rounds_as_numpy(numbers):
+    block = np.array([numbers], np.float32)
+    with np.errstate(over="ignore"):
+        expected = block.astype(np.float16)
+    np.testing.assert_array_equal(encode(block, "float16"), expected)
+    np.testing.assert_array_equal(encode(np.broadcast_to(block, (3, *block.shape[1:])), "float16")[2:], expected)
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False), min_size=1))
 def test_bfloat16_rounds_as_torch(numbers):
     block = np.array([numbers], np.float32)
     expected = torch.from_numpy(block).to(torch.bfloat16).float().numpy()

@@ -26,6 +26,10 @@ _EXPONENT = {"float16": np.uint16(0x7C00), "float32": np.uint32(0x7F800000), "bf
 
 def encode(features: np.ndarray, dtype: Dtype) -> np.ndarray:
     """Features (n, length) of any float type as stored numbers (n, length), rounded to nearest even."""
+    if dtype == "float16" and features.dtype == np.float32:
+        import torch  # converts to float16 ten times as fast as numpy
+
+        return torch.from_numpy(np.require(features, requirements=("C", "W"))).half().numpy()
     if dtype != "bfloat16":
         with np.errstate(over="ignore"):  # `refuse_unfinite` names the tap and the input
             return np.ascontiguousarray(features, STORED[dtype])
