@@ -27,3 +27,13 @@ def test_scaling():
     assert scaled(block, np.array([0]), "none").tolist() == [[3.0], [0.0]]
     assert np.allclose(scaled(block, np.array([0]), "tap"), [[0.6], [0.0]])
     assert scaled(block, np.array([0]), "kept").tolist() == [[1.0], [0.0]]
+
+
+def test_means_and_deviations_have_norms_of_their_own():
+    block = np.array([[3.0, 4.0, 5.0, 12.0], [0.0, 0.0, 2.0, 0.0]], np.float32)
+    whole = [[3 / 5, 4 / 5, 5 / 13, 12 / 13], [0.0, 0.0, 1.0, 0.0]]
+    assert np.allclose(scaled(block, slice(None), "tap", 2), whole)
+    assert np.allclose(scaled(block, np.array([1, 2]), "tap", 2), np.array(whole)[:, 1:3])
+    assert np.allclose(scaled(block, np.array([1, 2, 3]), "kept", 2), [[1.0, 5 / 13, 12 / 13], [0.0, 1.0, 0.0]])
+    assert np.allclose(scaled(block, np.array([2]), "kept", 2), [[1.0], [1.0]])
+    assert np.allclose(scaled(block, slice(None), "kept", 4), block / np.linalg.norm(block, axis=1)[:, None])

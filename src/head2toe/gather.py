@@ -45,7 +45,7 @@ def forward(
     rounding: torch.dtype = getattr(torch, dtype)
     blocks = pooled(backbone, batch, [tap for tap, _ in wanted])
     numbers = {tap: block.to(rounding).float().cpu().numpy() for tap, block in blocks.items()}
-    return [scaled(numbers[tap], columns, scaling) for tap, columns in wanted]
+    return [scaled(numbers[tap], columns, scaling, tap.n_means) for tap, columns in wanted]
 
 
 def pooled(

@@ -113,7 +113,8 @@ class Head:
         missing = [kept.pooled.name for kept in self.kept if kept.pooled not in blocks]
         if missing:
             raise HeadError(f"predict: the table lacks the taps {missing}; read them from the store first")
-        return self.logits(np.hstack([scaled(blocks[k.pooled], k.columns, self.scaling) for k in self.kept]))
+        taken = [(blocks[kept.pooled], kept.columns, kept.pooled.n_means) for kept in self.kept]
+        return self.logits(np.hstack([scaled(block, at, self.scaling, n_means) for block, at, n_means in taken]))
 
     def predict_logits(self, inputs: Sequence[Encoded], backbone: Backbone) -> np.ndarray:
         """Logits (n, C) float32 of n encoded inputs (bytes, or what the backbone's preprocessing takes).
@@ -328,6 +329,8 @@ def kept_of(described: Sequence[dict], tensors: Mapping[str, np.ndarray]) -> tup
         pooled, columns = PooledTap(tap, Pool(**entry["pool"])), tensors[f"columns.{i}"].astype(np.int64)
         if len(columns) and not 0 <= columns.min() <= columns.max() < pooled.length:
             raise HeadError(f"load: kept columns of '{tap.name}' lie outside its {pooled.length} features")
+        if (np.diff(columns) <= 0).any():
+            raise HeadError(f"load: kept columns of '{tap.name}' should rise")
         kept.append(KeptTap(pooled, columns))
     return tuple(kept)
 

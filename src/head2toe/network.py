@@ -74,7 +74,9 @@ class Tapped(nn.Module):
         """Logits (n, C) float32 of a collated batch."""
         wanted = [one.pooled for one in self.kept]
         blocks = pooled(self.backbone, batch, wanted, gradients=torch.is_grad_enabled())
-        inputs = [_scaled(blocks[tap], at, self.scaling) for tap, at in zip(wanted, self.columns, strict=True)]
+        inputs = [
+            _scaled(blocks[tap], at, self.scaling, tap.n_means) for tap, at in zip(wanted, self.columns, strict=True)
+        ]
         return self.classifier(torch.cat(inputs, dim=1))
 
     def logits(self, rows: list[np.ndarray]) -> np.ndarray:
@@ -213,11 +215,16 @@ def model_card(network: Network) -> str:
     return "\n".join(lines)
 
 
-def _scaled(block: Tensor, columns: Tensor, scaling: Scaling) -> Tensor:
+def _scaled(block: Tensor, columns: Tensor, scaling: Scaling, n_means: int) -> Tensor:
     """What `table.scaled` does to a block (n, length), differentiable: (n, k)."""
     if scaling == "kept":
-        return functional.normalize(block[:, columns])
-    return (functional.normalize(block) if scaling == "tap" else block)[:, columns]
+        return _normalised(block[:, columns], int((columns < n_means).sum()))
+    return (_normalised(block, n_means) if scaling == "tap" else block)[:, columns]
+
+
+def _normalised(block: Tensor, n_means: int) -> Tensor:
+    means, deviations = block[:, :n_means], block[:, n_means:]
+    return torch.cat((functional.normalize(means), functional.normalize(deviations)), dim=1)
 
 
 def _config(network: Network) -> dict[str, object]:

@@ -13,19 +13,24 @@ from head2toe.taps import PooledTap
 Scaling = Literal["none", "tap", "kept"]
 
 
-def scaled(block: np.ndarray, columns: np.ndarray | slice, scaling: Scaling) -> np.ndarray:
+def scaled(block: np.ndarray, columns: np.ndarray | slice, scaling: Scaling, n_means: int | None = None) -> np.ndarray:
     """Some columns of a tap's block (n, length) as the linear layer reads them: (n, k) float32.
 
     "tap" divides each row by the L2 norm of the whole tap, "kept" by that of the columns taken (the published order:
-    scaling after selection), "none" by nothing. A zero row stays zero.
+    scaling after selection), "none" by nothing. A zero row stays zero. Deviations, which come after the first `n_means`
+    columns, have a norm of their own. `columns` are rising indices, or slice(None).
     """
     taken = _floats(block[:, columns])
     if scaling == "none":
         return taken
-    everything = isinstance(columns, slice) and columns == slice(None)
-    measured = taken if scaling == "kept" or everything else _floats(block)
-    norm = np.sqrt(np.einsum("ij,ij->i", measured, measured))[:, None]
-    return np.divide(taken, norm, out=np.zeros_like(taken), where=norm > 0)
+    cut = block.shape[1] if n_means is None else n_means
+    at = int(np.searchsorted(columns, cut)) if isinstance(columns, np.ndarray) else cut
+    measured, edge = (taken, at) if scaling == "kept" or not isinstance(columns, np.ndarray) else (_floats(block), cut)
+    out = np.zeros_like(taken)
+    for mine, of in ((slice(at), slice(edge)), (slice(at, None), slice(edge, None))):
+        norm = np.sqrt(np.einsum("ij,ij->i", measured[:, of], measured[:, of]))[:, None]
+        np.divide(taken[:, mine], norm, out=out[:, mine], where=norm > 0)
+    return out
 
 
 def _floats(values: np.ndarray) -> np.ndarray:

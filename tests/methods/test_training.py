@@ -172,18 +172,23 @@ def test_a_fit_killed_while_it_is_tested_loses_no_training(network, corners, sto
     assert len(Checkpoint(left).finished()) == 1
 
 
+def _scaled(blocks, kept, scaling):
+    return scaled(blocks[kept.pooled].numpy(), kept.columns, scaling, kept.pooled.n_means)
+
+
 @pytest.mark.parametrize("scaling", ["none", "tap", "kept"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_taps_are_read_with_gradients_as_without(network, scaling, precision):
     backbone = replace(network, precision=precision)
-    taps = [PooledTap(tap, Pool(32, rule=rule)) for tap in network.taps[:3] for rule in ("paper", "grid")]
+    pools = Pool(32), Pool(32, rule="grid"), Pool(32, moments=2)
+    taps = [PooledTap(tap, pool) for tap in network.taps[:3] for pool in pools]
     kept = [KeptTap(tap, np.arange(0, tap.length, 2)) for tap in taps]
     random = np.random.default_rng(0)
     W = random.standard_normal((sum(len(one.columns) for one in kept), 3)).astype(np.float32)
     model = Tapped(backbone, kept, scaling, W, np.zeros(3, np.float32))
     batch = backbone.collate(list(random.integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)))
     blocks = pooled(backbone, batch, taps)
-    plain = np.hstack([scaled(blocks[one.pooled].numpy(), one.columns, scaling) for one in kept]) @ W
+    plain = np.hstack([_scaled(blocks, one, scaling) for one in kept]) @ W
     logits = model(batch)
     assert np.allclose(logits.detach().numpy(), plain, rtol=1e-3, atol=1e-3 * np.abs(plain).max())
     logits.sum().backward()

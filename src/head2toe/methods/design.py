@@ -59,7 +59,7 @@ class Design:
         blocks = []
         for tap, block in zip(table.taps, table.blocks, strict=True):
             at = self.of_tap(tap.name)
-            values = scaled(block, slice(None), _before(self.scaling)) - self.mean[at].astype(np.float32)
+            values = scaled(block, slice(None), _before(self.scaling), tap.n_means) - self.mean[at].astype(np.float32)
             blocks.append(values * self.inverse_deviation[at].astype(np.float32))
         return tuple(blocks)
 
@@ -75,7 +75,8 @@ class Design:
         known = scale.inverse_deviation > 0
         deviation = np.divide(1.0, scale.inverse_deviation, out=np.zeros(len(index)), where=known)
         raw = features * deviation.astype(np.float32) + scale.mean.astype(np.float32)
-        cuts = np.unique(np.searchsorted(index, self.offsets))
+        parts = [part for tap in self.taps for part in (tap.n_means, tap.length - tap.n_means)]
+        cuts = np.unique(np.searchsorted(index, np.cumsum([0, *parts])))
         return _standardised(np.hstack([scaled(raw[:, a:b], slice(None), "kept") for a, b in pairwise(cuts)]))
 
     def gram(self) -> np.ndarray:
@@ -108,7 +109,10 @@ class Inputs:
 
 def design_of(table: FeatureTable, scaling: Scaling = "tap") -> Design:
     """Scale and standardise a table's blocks; with scaling="kept" they are scaled when features are chosen."""
-    parts = [_standardised(scaled(block, slice(None), _before(scaling))) for block in table.blocks]
+    parts = [
+        _standardised(scaled(block, slice(None), _before(scaling), tap.n_means))
+        for tap, block in zip(table.taps, table.blocks, strict=True)
+    ]
     return Design(
         table.taps,
         tuple(part.features for part in parts),
