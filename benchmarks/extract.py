@@ -41,7 +41,7 @@ from head2toe.data.task import Item
 from head2toe.extract import extract
 from head2toe.methods.frozen import pools_of
 from head2toe.store import FeatureStore
-from head2toe.taps import Tap
+from head2toe.taps import Pool, Tap
 
 
 @dataclass(frozen=True)
