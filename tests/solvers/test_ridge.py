@@ -66,6 +66,14 @@ def test_float32_coordinates_give_the_same_layer():
     np.testing.assert_allclose(narrow.dual, wide.dual, rtol=0, atol=3e-3 * np.abs(wide.dual).max())
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_features_that_never_vary_leave_the_classes_shares(dtype):
+    y = np.repeat([0, 1, 2], [61, 23, 7])
+    path = ridge.path(np.zeros((91, 91), dtype), y, [1e-2, 1e-5], tol=1e-3)
+    assert path.residuals.tolist() == [0.0, 0.0]
+    np.testing.assert_allclose(softmax(path.intercepts), np.tile([61 / 91, 23 / 91, 7 / 91], (2, 1)), rtol=1e-5)
+
+
 def test_folds_together_are_folds_alone():
     folds = np.random.default_rng(3).integers(0, 3, 40)
     logits = ridge.cross_validate(ridge.gram(WIDE.X), WIDE.y, LAMS, folds, tol=1e-5)

@@ -100,6 +100,10 @@ def solutions(
     """
     U = problem.start()
     Z = problem.logits(U)
+    if not problem.spread[:-1].any():  # nothing varies: the classes' shares are the answer, whatever rounding leaves
+        loss = problem.at(Z)
+        yield from ((i, State(U, Z, loss.value, loss.residual, 0.0, 0)) for i in range(len(lams)))
+        return
     before: tuple[float, np.ndarray, np.ndarray] | None = None
     lam = np.inf
     for i in np.argsort(-lams, kind="stable"):
