@@ -182,7 +182,7 @@ def test_taps_as_json_lines(command):
     rows = [json.loads(line) for line in out.splitlines()]
     assert code == 0
     assert rows[0]["name"] == "bn1"
-    assert (rows[0]["layout"], rows[0]["shape"], rows[0]["length"]) == ("NCHW", [32, 112, 112], 512)
+    assert (rows[0]["layout"], rows[0]["shape"], rows[0]["length"]) == ("NCHW", [32, 112, 112], 1024)
     assert [row["flops_share"] for row in rows] == sorted(row["flops_share"] for row in rows)
     assert rows[-1]["flops_share"] == pytest.approx(1, abs=1e-3)
 

@@ -13,15 +13,18 @@ from head2toe.apply import stored_logits
 from head2toe.bench.intervals import Interval, interval_of_mean
 from head2toe.data.task import joined
 from head2toe.errors import DataError
+from head2toe.extract import extract
 from head2toe.head import Head
 from head2toe.methods import TRAINED, method_named
 from head2toe.methods.finetune import on_last_features
-from head2toe.methods.problem import Journal, folds_for, spread, training_splits
+from head2toe.methods.frozen import Frozen
+from head2toe.methods.problem import Journal, fold_of, folds_for, spread, training_splits
 from head2toe.methods.training import Training
 from head2toe.methods.training.choice import most_steps
 from head2toe.methods.training.loop import step_flops, step_seconds
 from head2toe.methods.training.rows import read_rows
 from head2toe.store import FeatureStore, default_location
+from head2toe.taps import Pool
 
 if TYPE_CHECKING:
     from head2toe.backbones.core import Backbone
@@ -110,14 +113,15 @@ def compare(
 ) -> Comparison:
     """Fit every method, the linear probe and Head2Toe among them, and judge all on the same rows.
 
-    These are the test split's or, where there is none, all rows: each third by a fit on the other two. DataError for a
-    method that trains a network.
+    These are the test split's or, where there is none, all rows: each third by a fit on the other two. What the store
+    lacks is computed first, in one pass for all methods. DataError for a method that trains a network.
     """
     if trained := sorted(set(methods) & set(TRAINED)):
         raise DataError(f"compare: the cost of '{trained[0]}' is told without running it; run it with head2toe fit")
     opened = store if isinstance(store, FeatureStore) else FeatureStore(store or default_location())
     rounds = _rounds(task, seed)
     names = dict.fromkeys(("linear", *methods, "head2toe"))
+    _extract_once(list(names), backbone, task, rounds, opened, target_size, seed)
     trials = {name: _trial(name, backbone, rounds, opened, target_size, seed) for name in names}
     scores = {name: _score(name, trial, trials["linear"]) for name, trial in trials.items()}
     finetuning = finetuning_cost(backbone, task)
@@ -197,6 +201,27 @@ def _rounds(task: Task, seed: int) -> list[Task]:
         replace(task, train=rows.rows(third != out), validation=None, test=rows.rows(third == out))
         for out in range(ROUNDS)
     ]
+
+
+def _extract_once(
+    names: Sequence[str],
+    backbone: Backbone,
+    task: Task,
+    rounds: Sequence[Task],
+    store: FeatureStore,
+    size: int,
+    seed: int,
+) -> None:
+    """One pass of the network for all methods; what any of them refuses is refused before."""
+    pools: dict[Pool, None] = {}
+    for name in names:
+        for one in rounds:
+            method = method_named(name, target_sizes=[size], folds=folds_for(one), seed=seed)
+            assert isinstance(method, Frozen), "compare() refuses methods that train a network"
+            method.reads(backbone, one)
+            fold_of(one, np.concatenate([split.labels for split in training_splits(one)]), method.folds, seed)
+            pools |= dict.fromkeys(method.pools)
+    extract(backbone, task.splits, store, list(pools))
 
 
 def _trial(
