@@ -120,8 +120,9 @@ class Features:
         self.folds = fold_of(task, self.split.labels, 5, seed)
         self.statistics = {
             **{f"mean-{size}": _mean(Pool(size)) for size in {*SIZES, base}},
-            "grid": _mean(Pool(base, "grid")), "max": _maximum(base), "deviation": _deviation(base),
-            "energy": _energy(base), "deviation-4096": _deviation(4096),
+            "grid": _mean(Pool(base, "grid")), "max": _of_maps(base, functional.adaptive_max_pool2d),
+            "deviation": _of_maps(base, _deviation), "deviation-4096": _of_maps(4096, _deviation),
+            "energy": _of_maps(base, _energy),
         }  # fmt: skip
         self._passes: dict[str, Blocks] = {}
 
@@ -194,37 +195,26 @@ def _cells(output: Tensor, tap: Tap, target_size: int) -> tuple[Tensor, tuple[in
     return image.float(), (min(side, image.shape[2]), min(side, image.shape[3]))
 
 
-def _maximum(target_size: int) -> Callable[[Tensor, Tap], Tensor]:
+def _of_maps(target_size: int, of: Callable[[Tensor, tuple[int, int]], Tensor]) -> Callable[[Tensor, Tap], Tensor]:
+    """A statistic of a map's cells; what is no map has none."""
+
     def pooled(output: Tensor, tap: Tap) -> Tensor:
         if len(tap.shape) != 3:
             return output.float().flatten(1)[:, :0]
-        image, cells = _cells(output, tap, target_size)
-        return functional.adaptive_max_pool2d(image, cells).flatten(1)
+        return of(*_cells(output, tap, target_size)).flatten(1)
 
     return pooled
 
 
-def _deviation(target_size: int) -> Callable[[Tensor, Tap], Tensor]:
-    def pooled(output: Tensor, tap: Tap) -> Tensor:
-        if len(tap.shape) != 3:
-            return output.float().flatten(1)[:, :0]
-        image, cells = _cells(output, tap, target_size)
-        mean = functional.adaptive_avg_pool2d(image, cells)
-        return (functional.adaptive_avg_pool2d(image.square(), cells) - mean.square()).clamp_min(0).sqrt().flatten(1)
-
-    return pooled
+def _deviation(image: Tensor, cells: tuple[int, int]) -> Tensor:
+    mean = functional.adaptive_avg_pool2d(image, cells)
+    return (functional.adaptive_avg_pool2d(image.square(), cells) - mean.square()).clamp_min(0).sqrt()
 
 
-def _energy(target_size: int) -> Callable[[Tensor, Tap], Tensor]:
-    def pooled(output: Tensor, tap: Tap) -> Tensor:
-        if len(tap.shape) != 3:
-            return output.float().flatten(1)[:, :0]
-        image, cells = _cells(output, tap, target_size)
-        weight = image.square().mean(1, keepdim=True)
-        total = functional.adaptive_avg_pool2d(weight, cells).clamp_min(1e-6)
-        return (functional.adaptive_avg_pool2d(image * weight, cells) / total).flatten(1)
-
-    return pooled
+def _energy(image: Tensor, cells: tuple[int, int]) -> Tensor:
+    weight = image.square().mean(1, keepdim=True)
+    total = functional.adaptive_avg_pool2d(weight, cells).clamp_min(1e-6)
+    return functional.adaptive_avg_pool2d(image * weight, cells) / total
 
 
 def _table(backbone: Backbone, statistics: Mapping[str, Sequence[np.ndarray]]) -> FeatureTable:
