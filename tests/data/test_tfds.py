@@ -100,6 +100,7 @@ def test_files_that_are_read_from_the_start_only_name_the_way_out(serve, tmp_pat
     library = sys.modules["tensorflow_datasets"]
 
     def refuse(instruction, decoders):
+        # what TensorFlow Datasets does with such files
         raise NotImplementedError
 
     monkeypatch.setattr(library, "builder_from_directory", lambda folder: SimpleNamespace(as_data_source=refuse))

@@ -85,6 +85,7 @@ def read_tfds(name: str, folder: Path) -> Task:
     for split, instruction in zip(("train", "validation", "test"), recipe.splits, strict=True):
         try:
             examples = builder.as_data_source(instruction, decoders={"image": tfds.decode.SkipDecoding()})
+        # TensorFlow Datasets raises it for files that can be read from their start only, such as TFRecord
         except NotImplementedError as error:
             raise DataError(
                 f"load: {folder} is not in a random-access format; convert it with "
