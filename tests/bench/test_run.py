@@ -3,6 +3,8 @@
 import base64
 import io
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import datasets
@@ -13,7 +15,6 @@ from PIL import Image
 
 from head2toe.backbones.build import side_by_side
 from head2toe.bench.conditions import Conditions
-from head2toe.bench.memory import peak_bytes, reset_peak
 from head2toe.bench.predictions import read_right
 from head2toe.bench.result import append_result, read_results, slug
 from head2toe.bench.run import Failure, limited, plan, results_file, run, shown
@@ -244,10 +245,18 @@ def test_names_of_networks_say_nothing_of_folders():
 
 
 def test_the_peak_is_that_of_the_stretch():
-    reset_peak()
-    before = peak_bytes()
-    block = np.ones(30_000_000)
-    assert peak_bytes() >= before + block.nbytes * 0.9
+    """In a process of its own: where the system cannot forget a peak, the tests before this one stand in it."""
+    subprocess.run([sys.executable, "-c", PEAK], check=True, timeout=120)
+
+
+PEAK = """
+import numpy as np
+from head2toe.bench.memory import peak_bytes, reset_peak
+reset_peak()
+before = peak_bytes()
+block = np.ones(60_000_000)
+assert peak_bytes() >= before + block.nbytes // 2, (before, peak_bytes())
+"""
 
 
 @pytest.fixture(scope="module")
