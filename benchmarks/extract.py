@@ -112,7 +112,7 @@ def _measure(name: str, backbone: Backbone, split: Split, options: argparse.Name
     }
     seconds = _take_turns(turns, options.turns)
     jobs = {
-        "decode": lambda: _seconds(lambda: _decode(backbone, split, options.batch_size, workers)),
+        "decode": lambda: _seconds(lambda: _decode(backbone, split, options.batch_size, options.threads)),
         "end": lambda: _seconds(lambda: _extract(backbone, split, options)),
     }
     if options.thingsvision:

@@ -1,6 +1,8 @@
 """Extraction on a network small enough to compute by hand what must be stored."""
 
 import io
+import os
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +16,7 @@ from head2toe.backbones.core import Backbone
 from head2toe.data import Split, task_from_arrays
 from head2toe.data.sources import Files
 from head2toe.data.task import item_id
-from head2toe.errors import DataError, FeatureError
+from head2toe.errors import BackboneError, DataError, FeatureError
 from head2toe.extract import Extraction, extract, view_of
 from head2toe.images import ImagePreprocess
 from head2toe.store import FeatureStore
@@ -101,46 +103,74 @@ def test_stored_features_are_the_pooled_outputs_of_the_network(backbone, store, 
 
 
 def test_processes_and_threads_store_the_same_bytes(backbone, tmp_path):
-    data, stores = split(images(70)), [FeatureStore(tmp_path / str(workers)) for workers in (0, 1)]
+    data, stores = split(images(70)), [FeatureStore(tmp_path / str(workers)) for workers in (0, 1, 2)]
     for workers, store in enumerate(stores):
         extract(backbone, [data], store, [POOL], workers=workers, progress=False)
-    for a, b in zip(*(stored(store, backbone, data) for store in stores), strict=True):
+    for a, b, c in zip(*(stored(store, backbone, data) for store in stores), strict=True):
         assert np.array_equal(a, b)
+        assert np.array_equal(a, c)
+
+
+def test_an_input_that_a_copy_cannot_prepare_is_named(backbone, store):
+    def prepare(pixels):
+        if pixels.max() == 0:
+            raise DataError("it is black")
+        return backbone.preprocess(pixels)
+
+    pixels = images(40)
+    pixels[37] = 0
+    with pytest.raises(DataError, match=r"prepare: .*37.*: it is black"):
+        extract(replace(backbone, preprocess=prepare), [split(pixels)], store, [POOL], workers=2, progress=False)
+    assert len(store.missing(view_of(backbone, POOL), split(pixels).ids, backbone.taps)) == 8
+
+
+def test_a_copy_that_dies_is_an_error_with_a_way_out(backbone, store):
+    parent = os.getpid()
+
+    def prepare(pixels):
+        if os.getpid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return backbone.preprocess(pixels)
+
+    with pytest.raises(BackboneError, match="if memory ran out, set fewer workers, or workers=0"):
+        extract(replace(backbone, preprocess=prepare), [split(images(9))], store, [POOL], workers=2, progress=False)
 
 
 def test_the_same_image_is_computed_once(backbone, store, passes):
     pixels = images(5)
     train, test = split(pixels[[0, 1, 0, 2]]), split(pixels[[2, 3, 4, 4]])
-    done = extract(backbone, [train, test], store, [POOL], progress=False)
+    done = extract(backbone, [train, test], store, [POOL], workers=0, progress=False)
     assert (done.total, done.computed, sum(size for size, _ in passes)) == (5, 5, 5)
-    again = extract(backbone, [test, train], store, [POOL], progress=False)
+    again = extract(backbone, [test, train], store, [POOL], workers=0, progress=False)
     assert str(again).startswith("0 of 5 computed")
     assert len(passes) == 1
-    more = extract(backbone, [split(images(8))], store, [POOL], progress=False)  # its first five are these five
+    more = extract(
+        backbone, [split(images(8))], store, [POOL], workers=0, progress=False
+    )  # its first five are these five
     assert (more.total, more.computed) == (8, 3)
 
 
 def test_several_pools_share_one_pass(backbone, tmp_path, passes):
     data, pools = split(images(4)), [Pool(0), Pool(16), Pool(16, "grid"), Pool(64)]
     together, alone = FeatureStore(tmp_path / "together"), FeatureStore(tmp_path / "alone")
-    extract(backbone, [data], together, pools, progress=False)
+    extract(backbone, [data], together, pools, workers=0, progress=False)
     assert len(passes) == 1
     for pool in pools:
-        extract(backbone, [data], alone, [pool], progress=False)
+        extract(backbone, [data], alone, [pool], workers=0, progress=False)
         for a, b in zip(stored(together, backbone, data, pool), stored(alone, backbone, data, pool), strict=True):
             assert np.array_equal(a, b)
-    assert extract(backbone, [data], together, [Pool(16), Pool(8)], progress=False).computed == 4
+    assert extract(backbone, [data], together, [Pool(16), Pool(8)], workers=0, progress=False).computed == 4
 
 
 def test_only_what_each_input_lacks_is_computed(backbone, store, passes):
     data, taps = split(images(6)), names(backbone)
     shallow, deep = taps[:1], [taps[0], taps[-1]]
-    extract(backbone, [data.rows(np.arange(2))], store, [POOL], taps=shallow, progress=False)
+    extract(backbone, [data.rows(np.arange(2))], store, [POOL], taps=shallow, workers=0, progress=False)
     passes.clear()
-    done = extract(backbone, [data], store, [POOL], taps=deep, progress=False)
+    done = extract(backbone, [data], store, [POOL], taps=deep, workers=0, progress=False)
     assert done.computed == 6
     assert passes == [(2, (taps[-1],)), (4, tuple(deep))]
-    assert extract(backbone, [data], store, [POOL], taps=deep, progress=False).computed == 0
+    assert extract(backbone, [data], store, [POOL], taps=deep, workers=0, progress=False).computed == 0
 
 
 def test_dtype_follows_the_precision(backbone):
@@ -189,7 +219,7 @@ def test_features_that_are_no_numbers_name_tap_and_input(store):
 def test_an_interrupted_extraction_is_continued_to_the_same_bytes(backbone, tmp_path, monkeypatch):
     data, pools = split(images(11)), [POOL, Pool(64)]
     whole, broken = FeatureStore(tmp_path / "whole"), FeatureStore(tmp_path / "broken")
-    extract(backbone, [data], whole, pools, batch_size=2, progress=False)
+    extract(backbone, [data], whole, pools, batch_size=2, workers=0, progress=False)
 
     forward, calls = Backbone.forward, []
 
@@ -202,10 +232,10 @@ def test_an_interrupted_extraction_is_continued_to_the_same_bytes(backbone, tmp_
     with monkeypatch.context() as patch:
         patch.setattr(Backbone, "forward", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            extract(backbone, [data], broken, pools, batch_size=2, progress=False)
+            extract(backbone, [data], broken, pools, batch_size=2, workers=0, progress=False)
     for pool in pools:
         assert broken.missing(view_of(backbone, pool), data.ids, backbone.taps) == list(data.ids[6:])
-    assert extract(backbone, [data], broken, pools, batch_size=2, progress=False).computed == 5
+    assert extract(backbone, [data], broken, pools, batch_size=2, workers=0, progress=False).computed == 5
     for pool in pools:
         for a, b in zip(stored(whole, backbone, data, pool), stored(broken, backbone, data, pool), strict=True):
             assert np.array_equal(a, b)

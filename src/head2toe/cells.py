@@ -7,6 +7,8 @@ Compiled on first use and cached on disk.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import no_type_check
 
 import numba
@@ -27,18 +29,26 @@ def cell_moments(maps: Tensor, rows: Sequence[Span], columns: Sequence[Span], mo
     """
     pixels = maps.view(torch.uint16).numpy()
     found = np.empty((len(pixels), moments, len(rows), len(columns), pixels.shape[3]), np.float32)
-    threads = numba.get_num_threads()
-    numba.set_num_threads(min(torch.get_num_threads(), threads) if pixels.size > _LARGE else 1)
-    (_cell_means if moments == 1 else _cell_moments)(pixels, np.array(rows), np.array(columns), found)
-    numba.set_num_threads(threads)
+    spans, of = (np.array(rows), np.array(columns)), _cell_means if moments == 1 else _cell_moments
+    parts = min(len(pixels), torch.get_num_threads() if pixels.size > _LARGE else 1)
+    if parts < 2:
+        of(pixels, *spans, found)
+    else:  # the compiled functions let go of Python's lock
+        cuts = [slice(len(pixels) * i // parts, len(pixels) * (i + 1) // parts) for i in range(parts)]
+        list(_threads().map(lambda cut: of(pixels[cut], *spans, found[cut]), cuts))
     return torch.from_numpy(found).flatten(1)
 
 
-@numba.njit(cache=True, parallel=True, nogil=True, fastmath=_FAST)
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(thread_name_prefix="head2toe-pool")
+
+
+@numba.njit(cache=True, nogil=True, fastmath=_FAST)
 @no_type_check  # numba compiles the bare function; the tests' type checks would wrap it
 def _cell_means(pixels, rows, columns, found):
     n, _, _, channels = pixels.shape
-    for task in numba.prange(n * len(rows)):
+    for task in range(n * len(rows)):
         i, row = task // len(rows), task % len(rows)
         for column in range(len(columns)):
             total = np.zeros(channels, np.float32)
@@ -52,12 +62,12 @@ def _cell_means(pixels, rows, columns, found):
                 found[i, 0, row, column, c] = total[c] / np.float32(area)
 
 
-@numba.njit(cache=True, parallel=True, nogil=True, fastmath=_FAST)
+@numba.njit(cache=True, nogil=True, fastmath=_FAST)
 @no_type_check
 def _cell_moments(pixels, rows, columns, found):
     """Sums are of differences from a cell's first place, so that a flat cell's deviation is exactly zero."""
     n, _, _, channels = pixels.shape
-    for task in numba.prange(n * len(rows)):
+    for task in range(n * len(rows)):
         i, row = task // len(rows), task % len(rows)
         for column in range(len(columns)):
             first, total, squares = np.zeros((3, channels), np.float32)

@@ -20,7 +20,7 @@ from head2toe.backbones.core import Backbone, Batch
 from head2toe.data.prepare import prepared
 from head2toe.data.task import Source
 from head2toe.errors import HeadError
-from head2toe.extract import decoders
+from head2toe.extract.passes import decoders
 from head2toe.gather import Encoded, pooled
 from head2toe.head import (
     FORMAT,

@@ -85,6 +85,11 @@ def _in_order(
         yield ahead.popleft().result()
 
 
+def prepare_here(prepare: Prepare, source: Source) -> list[np.ndarray]:
+    """The preprocessed rows of all of `source`; DataError naming the input that cannot be read."""
+    return _prepare_batch(partial(_answer, prepare), source, range(len(source)))
+
+
 def _prepare_batch(run: Callable[[list[Item]], Answer], source: Source, rows: Sequence[int]) -> list[np.ndarray]:
     answer = run([source[row] for row in rows])
     if isinstance(answer, tuple):

@@ -11,7 +11,8 @@ import numpy as np
 from head2toe.backbones.core import Backbone
 from head2toe.data.prepare import prepared
 from head2toe.data.task import Split, damage_report, find_damaged
-from head2toe.extract import Inputs, decoders, distinct
+from head2toe.extract.jobs import Inputs, distinct
+from head2toe.extract.passes import decoders
 from head2toe.methods.training.settings import Augment
 
 LIMIT = 2 << 30  # bytes of preprocessed inputs that are kept; 14,000 pictures of 224 x 224

@@ -1,0 +1,68 @@
+"""Work shared among copies of this process, one core each: a network's passes over the pieces of a batch.
+
+Cores that share every layer of one pass wait for the slowest at each layer's end; copies that have images of their own
+do not. A copy is a fork, so that whatever this process holds, a network with its weights, is there and shared.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+Request = TypeVar("Request")
+Answer = TypeVar("Answer")
+_DIE_WITH_PARENT = 1  # prctl(2), PR_SET_PDEATHSIG
+_KEEP_UP_TO, _KEEP_FREE = -3, -1  # mallopt(3), M_MMAP_THRESHOLD and M_TRIM_THRESHOLD
+_MOST = 1 << 30
+_answer: Callable[[Any], Any]  # in a copy: what it was made for
+
+
+def can_copy() -> bool:
+    """Whether this process can be copied: on Linux, where it is not itself a process that may have none."""
+    return sys.platform == "linux" and not multiprocessing.current_process().daemon
+
+
+@contextmanager
+def copies(answer: Callable[[Request], Answer], n: int) -> Iterator[Callable[[Request], Future[Answer]]]:
+    """`n` copies of this process that answer requests; requests and answers are pickled, `answer` need not be.
+
+    They compute in one thread each, leave Ctrl-C to this process, and end with it even when it is killed. An answer's
+    exception is its future's; BrokenProcessPool where a copy has died.
+    """
+    pool = ProcessPoolExecutor(n, multiprocessing.get_context("fork"), _begin, (answer, os.getpid()))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Lance and Python 3.12 warn of any fork; a copy never touches a store
+            pool.submit(os.getpid)  # the first request makes all copies
+        yield lambda request: pool.submit(_run, request)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin(answer: Callable[[Any], Any], parent: int) -> None:
+    """What a copy does first."""
+    import torch
+
+    global _answer
+    _answer = answer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    libc = ctypes.CDLL(None)
+    libc.prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)  # it died before this
+    if hasattr(libc, "mallopt"):  # a map is as large as the last one: keep its pages, do not ask for new ones each time
+        libc.mallopt(_KEEP_UP_TO, _MOST)
+        libc.mallopt(_KEEP_FREE, _MOST)
+    torch.set_num_threads(1)  # the threads that OpenMP has in the parent are not here
+
+
+def _run(request: Any) -> Any:
+    return _answer(request)
