@@ -88,13 +88,13 @@ def main() -> None:
     ids = [_id(name, options.weights) for name in options.backbones]
     if options.peak_of:
         _extract(load_backbone(ids[0]), _first(train, options.peak_of), options)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print(*(resource.getrusage(of).ru_maxrss / 1024 for of in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
         return
     results = [_measure(name, load_backbone(name), _first(train, options.images), options) for name in ids]
     _print(results)
     peaks = {n: _peak(n) for n in options.peak or ()}
-    for n, megabytes in peaks.items():
-        print(f"peak memory with {n:,} images: {megabytes:,.0f} MB")
+    for n, (own, copy) in peaks.items():
+        print(f"peak memory with {n:,} images: {own:,.0f} MB, of the largest copy {copy:,.0f} MB, the network included")
     if options.out:
         found = {"argv": sys.argv, "results": [asdict(r) for r in results], "peak_mb": peaks}
         options.out.write_text(json.dumps(found, indent=1))
@@ -202,10 +202,11 @@ def _seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _peak(n: int) -> float:
-    """Peak resident memory in MB of a process that extracts n images."""
+def _peak(n: int) -> list[float]:
+    """Peak resident memory in MB of a process that extracts n images, and of the largest one that it started."""
     command = [sys.executable, *sys.argv, "--peak-of", str(n)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return [float(number) for number in printed.split()]
 
 
 def _first(split: Split, n: int) -> Split:

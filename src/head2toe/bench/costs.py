@@ -17,7 +17,8 @@ class Cost:
     """Means over the tasks that a method and the reference share, over seeds, and ratios to the reference.
 
     `flops` are for the training images whether or not their features were in the store, `seconds` as they passed,
-    `peak_bytes` the resident memory of the whole process, `task_bytes` what the task adds on disk. None: not measured.
+    `peak_bytes` the resident memory of the process that fits (not of those that extract), `task_bytes` what the task
+    adds on disk. None: not measured.
     """
 
     backbone: str
