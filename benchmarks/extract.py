@@ -6,13 +6,14 @@ python benchmarks/extract.py --packs PACKS --weights WEIGHTS --thingsvision OTHE
 One table per run, all of it from the same images, precision and layout, in images per second:
   bare      the network's forward alone, as its library runs it
   folded    the same with normalisations in their convolutions, as every frozen pass here runs
-  pooled    that with every tap pooled inside its hook; the goal is 0.95 of bare
+  pooled    that with every tap pooled inside its hook, in one process
   kept      the same job done with ordinary hooks that keep the full maps and pool them after the pass
+  copies    decoded pictures to pooled taps, passed as an extraction passes them; the goal is 0.95 of bare
   decode    JPEG to pixels alone, in as many processes as `extract` starts
   end       JPEG files to committed store; the goal is 0.90 of min(bare, decode)
   things    the same with thingsvision, from JPEG to numpy files of means; --thingsvision names a Python that has it
 Bare, folded, pooled and kept take turns batch by batch, so that a noisy machine slows all of them alike; every ratio is
-the median over turns. So do decode, end and things, in --rounds over all images. --peak prints the peak memory of an
+the median over turns. So do bare, copies, decode, end and things, in --rounds over all images. --peak prints the peak memory of an
 extraction by the first network in a fresh process, for two numbers of images: it should not grow.
 """
 
@@ -27,7 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +38,11 @@ from head2toe.backbones import load_backbone
 from head2toe.backbones.core import Backbone
 from head2toe.data import Split, load_task
 from head2toe.data.prepare import prepared
+from head2toe.data.sources import Memory
 from head2toe.data.task import Item
-from head2toe.extract import extract
+from head2toe.extract import extract, view_of
+from head2toe.extract.jobs import Job, distinct
+from head2toe.extract.passes import computed
 from head2toe.methods.frozen import pools_of
 from head2toe.store import FeatureStore
 from head2toe.taps import Pool, Tap
@@ -54,6 +58,7 @@ class Result:
     folded: float
     pooled: float
     kept: float
+    copies: float
     decode: float
     end: float
     things: float | None
@@ -61,6 +66,7 @@ class Result:
     pooled_of_bare: float
     pooled_of_folded: float
     kept_of_bare: float
+    copies_of_bare: float
     end_of_bare_bound: float
     end_of_folded_bound: float
 
@@ -74,7 +80,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--turns", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--target-size", type=int, default=512)
     parser.add_argument("--moments", type=int, default=2, choices=(1, 2), help="means alone, or deviations too")
@@ -101,7 +107,7 @@ def main() -> None:
 
 
 def _measure(name: str, backbone: Backbone, split: Split, options: argparse.Namespace) -> Result:
-    (pool,), workers = pools_of(options.target_size, options.moments), max(1, options.threads // 2)
+    (pool,) = pools_of(options.target_size, options.moments)
     rows = [backbone.preprocess(split.source[row]) for row in range(options.batch_size)]
     batch, names = backbone.collate(rows), [tap.name for tap in backbone.taps]
     turns = {
@@ -112,23 +118,28 @@ def _measure(name: str, backbone: Backbone, split: Split, options: argparse.Name
     }
     seconds = _take_turns(turns, options.turns)
     jobs = {
+        "bare": lambda: split.n_rows / options.batch_size * statistics.median(_take_turns({"": turns["bare"]}, 4)[""]),
         "decode": lambda: _seconds(lambda: _decode(backbone, split, options.batch_size, options.threads)),
+        "copies": lambda: _seconds(lambda: _pass(backbone, rows, split.n_rows, pool)),
         "end": lambda: _seconds(lambda: _extract(backbone, split, options)),
     }
     if options.thingsvision:
-        jobs["things"] = lambda: _thingsvision(backbone, name, split, options, workers)
+        jobs["things"] = lambda: _thingsvision(backbone, name, split, options, max(1, options.threads // 2))
     rounds = [{kind: split.n_rows / job() for kind, job in jobs.items()} for _ in range(options.rounds)]
-    speed = {kind: options.batch_size / statistics.median(times) for kind, times in seconds.items()}
-    speed |= {kind: statistics.median(one[kind] for one in rounds) for kind in jobs}
+    speed = {kind: statistics.median(one[kind] for one in rounds) for kind in jobs}
+    speed |= {kind: options.batch_size / statistics.median(times) for kind, times in seconds.items()}
 
     def ratio(kind: str, of: str) -> float:
         return statistics.median(a / b for a, b in zip(seconds[of], seconds[kind], strict=True))
 
+    faster = ratio("folded", "bare")
     return Result(
         name, backbone.precision, len(names), split.n_rows, speed["bare"], speed["folded"], speed["pooled"],
-        speed["kept"], speed["decode"], speed["end"], speed.get("things"), ratio("folded", "bare"),
+        speed["kept"], speed["copies"], speed["decode"], speed["end"], speed.get("things"), faster,
         ratio("pooled", "bare"), ratio("pooled", "folded"), ratio("kept", "bare"),
-        speed["end"] / min(speed["bare"], speed["decode"]), speed["end"] / min(speed["folded"], speed["decode"]),
+        statistics.median(one["copies"] / one["bare"] for one in rounds),
+        statistics.median(one["end"] / min(one["bare"], one["decode"]) for one in rounds),
+        statistics.median(one["end"] / min(one["bare"] * faster, one["decode"]) for one in rounds),
     )  # fmt: skip
 
 
@@ -151,6 +162,20 @@ def _decode(backbone: Backbone, split: Split, size: int, workers: int) -> None:
     with prepared(backbone.preprocess, split.source, batches, workers=workers) as ready:
         for _ in ready:
             pass
+
+
+def _pass(backbone: Backbone, rows: Sequence[np.ndarray], n: int, pool: Pool) -> None:
+    """The passes of an extraction of n pictures that are decoded already; nothing is stored."""
+    ids = tuple(f"{row:08d}" for row in range(n))
+    split = Split(ids, np.zeros(n, np.int64), Memory([rows[row % len(rows)] for row in range(n)], "decoded"))
+    jobs = list(Job(((view_of(backbone, pool), backbone.taps),), ids).batches(len(rows)))
+    with computed(replace(backbone, preprocess=_decoded), distinct([split]), jobs, None) as ready:
+        for _ in ready:
+            pass
+
+
+def _decoded(row: Item) -> np.ndarray:
+    return np.asarray(row)
 
 
 def _extract(backbone: Backbone, split: Split, options: argparse.Namespace) -> None:
@@ -222,10 +247,11 @@ def _id(name: str, weights: Path | None) -> str:
 
 
 def _print(results: Sequence[Result]) -> None:
-    columns = ("bare", "folded", "pooled", "kept", "decode", "end", "things")
+    columns = ("bare", "folded", "pooled", "kept", "copies", "decode", "end", "things")
     ratios = {
         "folded/bare": "folded_of_bare", "pooled/bare": "pooled_of_bare", "pooled/folded": "pooled_of_folded",
-        "kept/bare": "kept_of_bare", "end/bound": "end_of_bare_bound", "with folded": "end_of_folded_bound",
+        "kept/bare": "kept_of_bare", "copies/bare": "copies_of_bare", "end/bound": "end_of_bare_bound",
+        "with folded": "end_of_folded_bound",
     }  # fmt: skip
     print(f"{'backbone':24}{'taps':>5}" + "".join(f"{column:>9}" for column in columns), end="")
     print("".join(f"{ratio:>15}" for ratio in ratios))
