@@ -13,8 +13,8 @@ One table per run, all of it from the same images, precision and layout, in imag
   end       JPEG files to committed store; the goal is 0.90 of min(bare, decode)
   things    the same with thingsvision, from JPEG to numpy files of means; --thingsvision names a Python that has it
 Bare, folded, pooled and kept take turns batch by batch, so that a noisy machine slows all of them alike; every ratio is
-the median over turns. So do bare, copies, decode, end and things, in --rounds over all images. --peak prints the peak memory of an
-extraction by the first network in a fresh process, for two numbers of images: it should not grow.
+the median over turns. So do bare, copies, decode, end and things, in --rounds over all images. --peak prints the peak
+memory of an extraction by the first network in a fresh process, for two numbers of images: it should not grow.
 """
 
 from __future__ import annotations
