@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# tests run in so many processes of one thread each, of up to 2 GB
+JOBS ?= 2
+PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
 .PHONY: help install demo test test-all check format bench docs clean
 
@@ -20,11 +23,11 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## fit Linear, All-l2 and Head2Toe on scikit-learn's digits with the bundled backbone
 	$(BIN)/head2toe demo --out demo-out
 
-test: $(STAMP) ## the test suite
-	$(BIN)/python -m pytest
+test: $(STAMP) ## the test suite (JOBS=N: in N processes)
+	$(PYTEST)
 
 test-all: $(STAMP) ## the test suite with the slow contract tests (every family)
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
 
 check: $(STAMP) ## ruff and pyright
 	$(BIN)/ruff check .
