@@ -36,6 +36,7 @@ import torch
 
 from head2toe.backbones import load_backbone
 from head2toe.backbones.core import Backbone
+from head2toe.bench.memory import peak_bytes
 from head2toe.data import Split, load_task
 from head2toe.data.prepare import prepared
 from head2toe.data.sources import Memory
@@ -94,7 +95,8 @@ def main() -> None:
     ids = [_id(name, options.weights) for name in options.backbones]
     if options.peak_of:
         _extract(load_backbone(ids[0]), _first(train, options.peak_of), options)
-        print(*(resource.getrusage(of).ru_maxrss / 1024 for of in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+        copies = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+        print(peak_bytes() / 2**20, copies)  # not this process's ru_maxrss, which holds that of the one it came from
         return
     results = [_measure(name, load_backbone(name), _first(train, options.images), options) for name in ids]
     _print(results)
