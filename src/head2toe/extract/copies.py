@@ -11,6 +11,8 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -19,7 +21,7 @@ from typing import Any, TypeVar
 
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
-_DIE_WITH_PARENT = 1  # prctl(2), PR_SET_PDEATHSIG
+_LOOK = 0.2  # seconds after which a copy sees that the process is gone
 _KEEP_UP_TO, _KEEP_FREE = -3, -1  # mallopt(3), M_MMAP_THRESHOLD and M_TRIM_THRESHOLD
 _MOST = 1 << 30
 _answer: Callable[[Any], Any]  # in a copy: what it was made for
@@ -54,14 +56,19 @@ def _begin(answer: Callable[[Any], Any], parent: int) -> None:
     global _answer
     _answer = answer
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     libc = ctypes.CDLL(None)
-    libc.prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)  # it died before this
     if hasattr(libc, "mallopt"):  # a map is as large as the last one: keep its pages, do not ask for new ones each time
         libc.mallopt(_KEEP_UP_TO, _MOST)
         libc.mallopt(_KEEP_FREE, _MOST)
     torch.set_num_threads(1)  # the threads that OpenMP has in the parent are not here
+
+
+def _end_with(parent: int) -> None:
+    """A copy waits on queues that its siblings hold open, too: their end would not tell it."""
+    while os.getppid() == parent:
+        time.sleep(_LOOK)
+    os._exit(1)
 
 
 def _run(request: Any) -> Any:
