@@ -13,6 +13,7 @@ import torch
 
 from head2toe.extract.copies import can_copy, copies
 
+# elsewhere a fork is not safe (macOS) or does not exist (Windows): extraction does without
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are copied on Linux only")
 
 
