@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Features = dict["View", dict[Tap, np.ndarray]]  # (n, length) float32 a view and tap
 Submit = Callable[[int], list[Future[Features]]]  # the pieces of a batch, by its number
 _FEW = 64  # inputs for which starting processes costs more than it brings
-_PIECE = 16  # inputs of a pass on a CPU: the same ones whoever passes them, so that the bits are the same
+_PIECE = 16  # inputs of a pass on a CPU: the same ones however many copies there are, so that the bits are the same
 _MOST_COPIES = 16
 
 
@@ -139,8 +139,8 @@ def _joined(pieces: Sequence[Future[Features]]) -> Features:
         parts = [piece.result() for piece in pieces]
     except BrokenProcessPool as error:
         raise BackboneError(
-            "extract: a process that passed images through the network ended; if memory ran out, set fewer workers, or "
-            "workers=0 to run it in this process"
+            "extract: a process that ran the network ended; if memory ran out, run it in one process: "
+            "OMP_NUM_THREADS=1, or workers=0 in Python"
         ) from error
     return {
         view: {tap: np.concatenate([part[view][tap] for part in parts]) for tap in blocks}
