@@ -1,9 +1,12 @@
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from head2toe.apply import predict_files
 from head2toe.backbones import load_backbone
 from head2toe.errors import HeadError
 from head2toe.gather import forward
@@ -117,3 +120,20 @@ def test_softmax_sums_to_one_for_huge_logits():
     p = softmax(np.array([[1e4, 0.0], [0.0, 0.0]]))
     assert np.allclose(p.sum(1), 1)
     assert p[1].tolist() == [0.5, 0.5]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are copied on Linux only")
+def test_copies_of_this_process_label_many_files_in_their_order(head, network, tmp_path, monkeypatch):
+    monkeypatch.setattr("head2toe.apply.how_many", lambda device: 2)
+    pixels = np.random.default_rng(2).integers(0, 256, (100, 16, 16, 3), dtype=np.uint8)
+    files = [tmp_path / f"{i}.png" for i in range(len(pixels))]
+    for file, image in zip(files, pixels, strict=True):
+        Image.fromarray(image).save(file)
+    seen: list[int] = []
+    hook = network.networks[0].module[0].register_forward_hook(lambda layer, inputs, output: seen.append(len(output)))
+    found = list(predict_files(head, files, backbone=network))
+    hook.remove()
+    assert [one.file for one in found] == [str(file) for file in files]
+    rows = np.array([list(one.probabilities.values()) for one in found])
+    assert np.allclose(rows, softmax(head.predict_logits(list(pixels), network)), atol=1e-6)
+    assert seen == [16]  # the first of them, by this process

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ import numpy as np
 from head2toe.data.task import joined
 from head2toe.errors import DataError, HeadError
 from head2toe.extract import extract, view_of
+from head2toe.extract.copies import copies, how_many, settled
 from head2toe.head import Head, check_fits, softmax
 from head2toe.network import Network
 from head2toe.store import FeatureStore, default_location
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
     from head2toe.backbones.core import Backbone
     from head2toe.data import Split, Task
 
-BATCH = 32
+_BATCH = 16
+_FEW = 4  # parts that this process labels sooner than it makes copies of itself
 
 
 @dataclass(frozen=True)
@@ -67,17 +70,9 @@ def predict_files(
     damaged = find_damaged(source, range(len(files)))
     if damaged:
         raise damage_report("predict", damaged, len(files))
-    if isinstance(head, Head):
-        network = backbone or head.load_backbone(device, trust_remote_code=trust_remote_code)
-        check_fits(head, network.fingerprint, network.id)
-        probabilities = partial(head.predict_proba, backbone=network)
-    else:
-        probabilities = head.predict_proba
-    for start in range(0, len(files), BATCH):
-        part = files[start : start + BATCH]
-        for path, row in zip(part, probabilities(part), strict=True):
-            best = head.classes[int(row.argmax())]
-            yield Prediction(str(path), best, dict(zip(head.classes, map(float, row), strict=True)))
+    for path, row in zip(files, _probabilities(head, files, device, backbone, trust_remote_code), strict=True):
+        best = head.classes[int(row.argmax())]
+        yield Prediction(str(path), best, dict(zip(head.classes, map(float, row), strict=True)))
 
 
 def evaluate_on(
@@ -130,6 +125,26 @@ def evaluation(split: str, logits: np.ndarray, labels: np.ndarray, classes: Sequ
         if (labels == c).any()
     }
     return Evaluation(split, len(labels), float(right.mean()), per_class)
+
+
+def _probabilities(
+    head: Head | Network, files: Sequence[Path], device: str, backbone: Backbone | None, trust_remote_code: bool
+) -> Iterator[np.ndarray]:
+    """Probabilities (C,) of every file, in order; of many files copies of this process label parts side by side."""
+    parts = [files[start : start + _BATCH] for start in range(0, len(files), _BATCH)]
+    if isinstance(head, Network):
+        yield from chain.from_iterable(map(head.predict_proba, parts))
+        return
+    network = backbone or head.load_backbone(device, trust_remote_code=trust_remote_code)
+    check_fits(head, network.fingerprint, network.id)
+    answer = partial(head.predict_proba, backbone=network)
+    n = how_many(network.device) if len(parts) > _FEW else 0
+    if not n:
+        yield from chain.from_iterable(map(answer, parts))
+        return
+    yield from answer(parts[0])  # what a process compiles or finds out once, copies have
+    with copies(answer, min(n, len(parts) - 1)) as ask:
+        yield from chain.from_iterable(map(settled, [ask(part) for part in parts[1:]]))
 
 
 def _read(head: Head, backbone: Backbone, store: FeatureStore, split: Split) -> FeatureTable:

@@ -16,14 +16,20 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any, TypeVar
+
+import torch
+
+from head2toe.errors import BackboneError
 
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
 _LOOK = 0.2  # seconds after which a copy sees that the process is gone
 _KEEP_UP_TO, _KEEP_FREE = -3, -1  # mallopt(3), M_MMAP_THRESHOLD and M_TRIM_THRESHOLD
-_MOST = 1 << 30
+_MOST_BYTES = 1 << 30
+_MOST_COPIES = 16
 _answer: Callable[[Any], Any]  # in a copy: what it was made for
 
 
@@ -32,12 +38,18 @@ def can_copy() -> bool:
     return sys.platform == "linux" and not multiprocessing.current_process().daemon
 
 
+def how_many(device: str) -> int:
+    """So many copies share the passes of a network on `device` best: one for each of torch's threads, or 0."""
+    threads = min(torch.get_num_threads(), _MOST_COPIES) if device == "cpu" and can_copy() else 1
+    return threads if threads > 1 else 0
+
+
 @contextmanager
 def copies(answer: Callable[[Request], Answer], n: int) -> Iterator[Callable[[Request], Future[Answer]]]:
     """`n` copies of this process that answer requests; requests and answers are pickled, `answer` need not be.
 
     They compute in one thread each, leave Ctrl-C to this process, and end with it even when it is killed. An answer's
-    exception is its future's; BrokenProcessPool where a copy has died.
+    exception is its future's, which `settled` waits for.
     """
     pool = ProcessPoolExecutor(n, multiprocessing.get_context("fork"), _begin, (answer, os.getpid()))
     try:
@@ -49,18 +61,27 @@ def copies(answer: Callable[[Request], Answer], n: int) -> Iterator[Callable[[Re
         pool.shutdown(cancel_futures=True)
 
 
+def settled(future: Future[Answer]) -> Answer:
+    """A copy's answer, or its exception; BackboneError where a copy has died."""
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise BackboneError(
+            "extract: a process that ran the network ended; if memory ran out, run it in one process: "
+            "OMP_NUM_THREADS=1, or workers=0 in Python"
+        ) from error
+
+
 def _begin(answer: Callable[[Any], Any], parent: int) -> None:
     """What a copy does first."""
-    import torch
-
     global _answer
     _answer = answer
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):  # a map is as large as the last one: keep its pages, do not ask for new ones each time
-        libc.mallopt(_KEEP_UP_TO, _MOST)
-        libc.mallopt(_KEEP_FREE, _MOST)
+        libc.mallopt(_KEEP_UP_TO, _MOST_BYTES)
+        libc.mallopt(_KEEP_FREE, _MOST_BYTES)
     torch.set_num_threads(1)  # the threads that OpenMP has in the parent are not here
 
 

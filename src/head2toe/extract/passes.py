@@ -6,19 +6,16 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from head2toe.data.prepare import prepare_here, prepared
 from head2toe.data.task import Item
-from head2toe.errors import BackboneError
-from head2toe.extract.copies import can_copy, copies
+from head2toe.extract.copies import can_copy, copies, how_many, settled
 from head2toe.extract.jobs import Inputs, Job
 from head2toe.images import ImagePreprocess
 from head2toe.taps import Tap
@@ -31,7 +28,6 @@ Features = dict["View", dict[Tap, np.ndarray]]  # (n, length) float32 a view and
 Submit = Callable[[int], list[Future[Features]]]  # the pieces of a batch, by its number
 _FEW = 64  # inputs for which starting processes costs more than it brings
 _PIECE = 16  # inputs of a pass on a CPU: the same ones however many copies there are, so that the bits are the same
-_MOST_COPIES = 16
 
 
 def decoders(backbone: Backbone, n_rows: int) -> int:
@@ -54,9 +50,9 @@ def computed(
     """
     copied = backbone.device == "cpu" and can_copy()
     if workers is None:
-        threads = min(torch.get_num_threads(), _MOST_COPIES) if copied else 1
-        copied = threads > 1
-        workers = threads if copied else decoders(backbone, sum(len(batch.ids) for batch in batches))
+        workers = how_many(backbone.device)
+        copied = workers > 0
+        workers = workers or decoders(backbone, sum(len(batch.ids) for batch in batches))
     with (_by_copies if copied and workers else _here)(backbone, inputs, batches, workers) as (submit, ahead):
         yield _in_order(submit, len(batches), ahead)
 
@@ -135,13 +131,7 @@ def _in_order(submit: Submit, n: int, ahead: int) -> Iterator[Features]:
 
 def _joined(pieces: Sequence[Future[Features]]) -> Features:
     """The rows of several pieces, one after the other."""
-    try:
-        parts = [piece.result() for piece in pieces]
-    except BrokenProcessPool as error:
-        raise BackboneError(
-            "extract: a process that ran the network ended; if memory ran out, run it in one process: "
-            "OMP_NUM_THREADS=1, or workers=0 in Python"
-        ) from error
+    parts = [settled(piece) for piece in pieces]
     return {
         view: {tap: np.concatenate([part[view][tap] for part in parts]) for tap in blocks}
         for view, blocks in parts[0].items()
