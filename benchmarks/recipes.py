@@ -13,6 +13,8 @@ it comes, and what it holds is not run again; the table has every variant's diff
   means-4096-deviation  means at target size 4096, deviations at the base size
   energy  means weighted by how strongly
                   a place is activated (attention without parameters)
+  attention       means weighted by a softmax over places, its query one vector a block of the network, learned with a
+                  linear layer on the block's map of at most 5 x 5 places, beside the means
   flip-mean       features of the picture and its mirror image averaged;  flip-rows  mirror images as more rows
   shift-rows      copies shifted by an eighth of the picture as more rows
   unit, raw       taps scaled after selection as published, or not at all, in place of before
@@ -40,6 +42,7 @@ from torch.nn import functional
 
 from head2toe.backbones import load_backbone
 from head2toe.backbones.core import Backbone, Batch
+from head2toe.backbones.select import select
 from head2toe.data import Task, load_task
 from head2toe.data.prepare import prepared
 from head2toe.data.task import joined
@@ -55,6 +58,8 @@ from head2toe.taps import Pool, PooledTap, Tap
 
 SIZES = (512, 4096, 16384)
 BATCH = 32
+PLACES = 5  # a side of the maps that attention looks at
+STEPS = 40  # of Adam on all rows, for a query
 Blocks = dict[str, list[np.ndarray]]  # by statistic, one (n, length) float16 a tap
 
 
@@ -122,7 +127,7 @@ class Features:
             **{f"mean-{size}": _mean(Pool(size)) for size in {*SIZES, base}},
             "grid": _mean(Pool(base, "grid")), "max": _of_maps(base, functional.adaptive_max_pool2d),
             "deviation": _of_maps(base, _deviation), "deviation-4096": _of_maps(4096, _deviation),
-            "energy": _of_maps(base, _energy),
+            "energy": _of_maps(base, _energy), "map": _map,
         }  # fmt: skip
         self._passes: dict[str, Blocks] = {}
 
@@ -217,6 +222,15 @@ def _energy(image: Tensor, cells: tuple[int, int]) -> Tensor:
     return functional.adaptive_avg_pool2d(image * weight, cells) / total
 
 
+def _map(output: Tensor, tap: Tap) -> Tensor:
+    """The map at no more than PLACES x PLACES places, (n, C P)."""
+    if len(tap.shape) != 3:
+        return output.float().flatten(1)[:, :0]
+    image, _ = _cells(output, tap, 1)
+    height, width = image.shape[2:]
+    return functional.adaptive_avg_pool2d(image, (min(PLACES, height), min(PLACES, width))).flatten(1)
+
+
 def _table(backbone: Backbone, statistics: Mapping[str, Sequence[np.ndarray]]) -> FeatureTable:
     taps, blocks = [], []
     for at, (statistic, arrays) in enumerate(statistics.items()):
@@ -301,6 +315,45 @@ def _layers_first(features: Features) -> Found:
     return _in_folds(features, table_of)
 
 
+def _attention(features: Features) -> Found:
+    """Queries are learned on the rows that a fold trains on."""
+    whole, maps = features.table(f"mean-{features.base}"), features.of("map")
+    labels, ends = torch.from_numpy(features.split.labels), select(features.backbone, "blocks")
+
+    def table_of(held_out: np.ndarray) -> FeatureTable:
+        taps, blocks = list(whole.taps), list(whole.blocks)
+        for tap, values in zip(features.backbone.taps, maps, strict=True):
+            if values.shape[1] and tap in ends:
+                places = torch.from_numpy(values).view(len(values), tap.channels, -1)
+                pooled = _attended(places.float(), labels, torch.from_numpy(~held_out), len(features.task.classes))
+                taps.append(PooledTap(Tap(f"{tap.name}/attention", (tap.channels,), "NC"), Pool()))
+                blocks.append(pooled.half().numpy())
+        return FeatureTable(whole.ids, tuple(taps), tuple(blocks))
+
+    return _in_folds(features, table_of)
+
+
+def _attended(places: Tensor, labels: Tensor, train: Tensor, n_classes: int) -> Tensor:
+    """Maps (n, C, P) averaged by learned attention (n, C)."""
+    scale = places[train].std(dim=(0, 2), keepdim=True).clamp_min(1e-6)
+    seen = (places - places[train].mean(dim=(0, 2), keepdim=True)) / scale
+    channels = places.shape[1]
+    torch.manual_seed(0)
+    query, layer = torch.zeros(channels, requires_grad=True), torch.nn.Linear(channels, n_classes)
+
+    def pooled(of: Tensor) -> Tensor:
+        weight = torch.einsum("ncp,c->np", of, query / channels**0.5).softmax(dim=1)
+        return torch.einsum("ncp,np->nc", of, weight)
+
+    optimiser = torch.optim.AdamW([query, *layer.parameters()], lr=0.01, weight_decay=0.01)
+    for _ in range(STEPS):
+        loss = functional.cross_entropy(layer(pooled(seen[train])), labels[train])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return pooled(seen).detach()
+
+
 def _products(features: Features, n: int = 48) -> Found:
     whole = features.table(f"mean-{features.base}")
     design = design_of(whole)
@@ -350,6 +403,7 @@ VARIANTS: Mapping[str, Callable[[Features], Found]] = {
     "shift-rows": _more_rows("left", "right", "up", "down"),
     "unit": _with(scaling="kept"), "raw": _with(scaling="none"), "stable": _with(criterion="stable"),
     "layers": _with(criterion="layer"), "layers-half": _layers_first, "products": _products, "kernel": _kernel,
+    "attention": _attention,
 }  # fmt: skip
 
 

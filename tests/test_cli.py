@@ -66,7 +66,8 @@ def test_a_users_session(command, home, store):
         "upper_bound",
     }  # fmt: skip
     assert (report["n_train"], report["n_classes"], report["inputs"], report["computed"]) == (20, 2, 30, 30)
-    assert set(report["seconds"]) == {"load", "extract", "select", "fit"}
+    assert set(report["seconds"]) == {"load", "extract", "extract_test", "select", "fit"}
+    assert report["seconds"]["extract"] > report["seconds"]["extract_test"] > 0  # 20 images and 10
     assert report["test_accuracy"] >= 0.9
 
     code, out, _ = command("fit", data, "--out", head, "--store", store, "--target-size", 64, "--json")
@@ -116,7 +117,7 @@ def test_a_benchmark_of_tasks(command, home, store, tmp_path):
     assert code == 1
     assert "failed: empty, efficientnet_lite0, linear, seed 0" in err
     assert "1 of 1 fits failed" in err
-    assert text == ""
+    assert json.loads(text)[0]["rows"][0]["name"] == "stripes"  # what was measured before
     code, text, _ = command(*words, "--methods", "linear", "--tasks", "stripes", "--json")
     assert code == 0
     (table,) = json.loads(text)
@@ -126,10 +127,14 @@ def test_a_benchmark_of_tasks(command, home, store, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--methods", "linea"], "did you mean linear"),
-        (["--tasks", "tset"], "did you mean test"),
+        (["--methods", "linea"], "did you mean 'linear'"),
+        (["--tasks", "tset"], "did you mean 'test'"),
         (["--seeds", "a"], "--seeds takes numbers"),
+        (["--seeds", -1], "--seeds takes numbers"),
         (["--max-test", 0], "--max-test"),
+        (["--reference", "linea"], "did you mean 'linear'"),
+        (["--backbones", "timm/resnet5o"], "near names: resnet50"),
+        (["--device", "tpu"], "device 'tpu'"),
         (["--root", "nowhere"], "there is no folder 'nowhere'"),
     ],
 )
@@ -202,9 +207,9 @@ def test_a_smaller_input_gives_smaller_maps(command):
     [
         (["--backbone", "efficientnet_lite1"], "did you mean 'efficientnet_lite0'"),
         (["--backbone", "timm/resnet5o"], "resnet50"),
-        (["--method", "linea"], "did you mean linear"),
+        (["--method", "linea"], "did you mean 'linear'"),
         (["--keep", "1.5"], "fraction"),
-        (["--criterion", "f_clasif"], "did you mean f_classif"),
+        (["--criterion", "f_clasif"], "did you mean 'f_classif'"),
         (["--method", "linear", "--criterion", "l2"], "no use for --criterion"),
         (["--folds", "99"], "99 folds"),
         (["--target-size", "-3"], "target_size"),
@@ -275,6 +280,16 @@ def test_corrupt_images_are_listed_or_skipped(command, home, store, tmp_path):
     report = json.loads(out)
     assert (report["n_train"], report["test_accuracy"]) == (20, None)
     assert "left out 1 unreadable" in err
+
+
+def test_ctrl_c_ends_with_a_word_and_its_code(command, monkeypatch):
+    def stopped(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(backbones, "load_backbone", stopped)
+    code, out, err = command("taps", "efficientnet_lite0")
+    assert (code, out) == (130, "")
+    assert "run the same command to go on" in err
 
 
 def test_help_of_every_command_has_an_example(command):

@@ -11,8 +11,8 @@ import head2toe
 
 SOURCE = Path(head2toe.__file__).parent
 ORDER = (
-    "errors", "cells", "taps", "images", "solvers", "table", "store", "backbones", "data", "extract", "selection",
-    "gather", "head", "network", "apply", "methods", "bench", "present", "demo", "cli",
+    "errors", "files", "cells", "taps", "images", "solvers", "table", "store", "backbones", "data", "extract",
+    "selection", "gather", "head", "network", "apply", "methods", "bench", "present", "demo", "cli",
 )  # fmt: skip
 HEAVY = (
     "torch", "lance", "numba", "transformers", "timm", "torchvision", "ray", "sklearn", "pyarrow", "datasets",

@@ -1,5 +1,20 @@
 """The exception tree. A message says what was done, what was expected, what came, and the way out."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """The part of a message that names the nearest of the `known` names, empty where none is near.
+
+    >>> meant("head2to", ["linear", "head2toe"])
+    ", did you mean 'head2toe'?"
+    """
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f", did you mean '{near[0]}'?" if near else ""
+
 
 class Head2ToeError(Exception):
     """Anything that a user can mend; the command line prints its message and exits with 2."""

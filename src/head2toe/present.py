@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from head2toe.network import Network
     from head2toe.store.view import ViewInfo
 
-PHASES = ("load", "extract", "select", "fit")
+PHASES = ("load", "extract", "extract_test", "select", "fit")
 BAR = 40
 
 

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,11 +18,11 @@ from head2toe.backbones.build import side_by_side
 from head2toe.bench.conditions import Conditions
 from head2toe.bench.predictions import read_right
 from head2toe.bench.result import append_result, read_results, slug
-from head2toe.bench.run import Failure, limited, plan, results_file, run, shown
+from head2toe.bench.run import Failure, limited, names_of, plan, results_file, run, shown
 from head2toe.bench.suite import Suite, SuiteTask, suite_named
 from head2toe.bench.tables import write_tables
 from head2toe.data import task_from_arrays
-from head2toe.errors import DataError
+from head2toe.errors import BackboneError, DataError
 from head2toe.methods.finetune import FineTune
 from head2toe.methods.head2toe import Head2Toe
 from head2toe.methods.linear import Linear
@@ -135,7 +136,7 @@ def test_results_under_other_conditions_are_not_mixed(measured, suite, other):
 
 
 def test_an_unknown_method_is_refused_before_anything_runs(suite, tmp_path):
-    with pytest.raises(DataError, match="did you mean linear"):
+    with pytest.raises(DataError, match="did you mean 'linear'"):
         plan(suite, ["tiny"], ["linea"], [0], tmp_path, CONDITIONS)
 
 
@@ -239,8 +240,62 @@ def test_a_limited_test_split_keeps_the_classes_in_proportion():
     assert limited(task, 60) is task
 
 
+def test_seeds_under_other_conditions_are_not_averaged(measured, suite):
+    with pytest.raises(DataError, match="max_test 20, asked for now is all"):
+        plan(suite, ["tiny"], METHODS, [1], measured[0], Conditions((64,)))
+
+
+@pytest.mark.parametrize("changed", [{"precision": "bfloat16"}, {"fingerprint": "other weights"}])
+def test_another_network_of_the_same_name_is_refused(out, suite, network, store, changed):
+    fits = plan(suite, ["tiny"], ["linear"], [1], out, CONDITIONS)
+    with pytest.raises(DataError, match=f"{next(iter(changed))} .* choose another --out"):
+        list(run(fits, suite, lambda name: replace(network, **changed), out, store, conditions=CONDITIONS))
+
+
+def test_a_network_that_cannot_be_had_ends_a_run_of_its_own_and_fails_beside_others(suite, network, store, tmp_path):
+    def load(name):
+        if name == "absent":
+            raise BackboneError("there is no such network")
+        return network
+
+    with pytest.raises(BackboneError, match="no such network"):
+        list(run(plan(suite, ["absent"], ["linear"], [0], tmp_path, CONDITIONS), suite, load, tmp_path, store))
+    fits = plan(suite, ["absent", "tiny"], ["linear"], [0], tmp_path, CONDITIONS)
+    failure, result = run(fits, suite, load, tmp_path, store, conditions=CONDITIONS)
+    assert isinstance(failure, Failure)
+    assert result.backbone == "tiny"
+
+
+def test_control_of_two_pairs_cannot_stand_beside_one_network(suite, tmp_path, measured):
+    with pytest.raises(DataError, match=r"control of both a\+b and a\+c"):
+        plan(suite, ["a+b", "a+c"], ["control"], [0], tmp_path, CONDITIONS)
+    append_result(results_file(tmp_path), [replace(measured[1][0], backbone="a+b", method="control")])
+    with pytest.raises(DataError, match="choose another --out"):
+        plan(suite, ["a+c"], ["control"], [0], tmp_path, CONDITIONS)
+    assert len(plan(suite, ["a+b", "a+c"], ["linear"], [0], tmp_path, CONDITIONS)) == 2
+
+
+def test_files_of_results_have_names_of_their_own(measured, tmp_path):
+    one = measured[1][0]
+    names = ["a b", "a_b", "\u82b1", "\u9ce5", "a+b"]
+    assert len({slug(replace(one, task=name)) for name in names}) == len(names)
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+", slug(replace(one, task=name))) for name in names)
+
+
+def test_predictions_that_are_not_a_results_own_are_passed_over(measured):
+    out, (result, _) = measured
+    assert read_right(out, result) is not None
+    assert read_right(out, replace(result, test_accuracy=result.test_accuracy + 0.05)) is None
+
+
+def test_two_files_of_one_name_are_refused():
+    assert names_of(["file:a/net.safetensors", "file:a/net.safetensors"]) == {"net": "file:a/net.safetensors"}
+    with pytest.raises(DataError, match="both be called 'net'"):
+        names_of(["file:a/net.safetensors", "file:b/net.pth"])
+
+
 def test_names_of_networks_say_nothing_of_folders():
-    assert shown("file:some/nets/a.safetensors+file:b.safetensors") == "a+b"
+    assert shown("file:some/nets/a.safetensors+file:b.pth") == "a+b"
     assert shown("timm/resnet50.a1_in1k") == "timm/resnet50.a1_in1k"
 
 

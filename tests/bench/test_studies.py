@@ -56,7 +56,7 @@ def store(tmp_path_factory):
 def out(tmp_path_factory, few, suite, network, store):
     """A folder in which all studies were made."""
     folder = tmp_path_factory.mktemp("out")
-    events = list(run(list(studies.STUDIES), suite, network, "tiny", folder, store, target_size=64))
+    events = list(run(list(studies.STUDIES), suite, network, "tiny", folder, store, conditions=Conditions((64,))))
     assert not [event for event in events if isinstance(event, Failure)]
     left_out = [str(event) for event in events if isinstance(event, LeftOut)]
     assert len(left_out) == 2
@@ -82,23 +82,53 @@ def test_the_report_shows_them_all(out):
 
 
 def test_what_is_there_is_not_fitted_again(out, suite, network, store, few):
-    again = list(run(["keep-fraction", "layers"], suite, network, "tiny", out, store, target_size=64))
+    again = list(run(["keep-fraction", "layers"], suite, network, "tiny", out, store, conditions=Conditions((64,))))
     assert again == []
     path = out / "studies" / "layers.jsonl"
     whole = path.read_bytes()
     path.write_bytes(whole[:-20])
-    (redone,) = run(["layers"], suite, network, "tiny", out, store, target_size=64)
+    (redone,) = run(["layers"], suite, network, "tiny", out, store, conditions=Conditions((64,)))
     assert redone == read_results(path)[-1]
     assert len(read_results(path)) == whole.count(b"\n")
 
 
-@pytest.mark.parametrize("other", [{"target_size": 16}, {"target_size": 64, "max_test": 20}])
+@pytest.mark.parametrize("other", [Conditions((16,)), Conditions((64,), 20)])
 def test_lines_under_other_conditions_are_not_mixed(tmp_path, suite, network, store, other):
     (line,) = study("layers", "features", {"corners": {0.1: 0.5}})
     there = replace(line, settings=line.settings | Conditions((64,), None).settings("head2toe"))
     write(tmp_path, [there], "studies/layers.jsonl")
     with pytest.raises(DataError, match="choose another --out"):
-        next(run(["layers"], suite, network, "tiny", tmp_path, store, **other))
+        next(run(["layers"], suite, network, "tiny", tmp_path, store, conditions=other))
+
+
+def test_lines_of_another_suite_or_network_are_not_mixed(out, suite, network, store, few):
+    def again(**changed):
+        return list(
+            run(["layers"], replace(suite, **changed), network, "tiny", out, store, conditions=Conditions((64,)))
+        )
+
+    assert again() == []
+    with pytest.raises(DataError, match="tasks_of packs, asked for now is vtab"):
+        again(name="vtab")
+    other = replace(network, fingerprint="another")
+    with pytest.raises(DataError, match="fingerprint"):
+        list(run(["layers"], suite, other, "tiny", out, store, conditions=Conditions((64,))))
+
+
+def test_an_arm_for_which_memory_runs_out_fails_alone(corners, network, store, tmp_path, monkeypatch):
+    def full(place):
+        def fit(journal):
+            raise RuntimeError("out of memory")
+
+        yield studies.Arm("head2toe", 1.0, fit)
+        yield from studies._layers(place)
+
+    monkeypatch.setitem(studies.STUDIES, "layers", full)
+    monkeypatch.setattr(studies, "BUDGETS", (0.1,))
+    suite = Suite("packs", (SuiteTask("corners", "all", lambda: corners),))
+    failure, *others = run(["layers"], suite, network, "tiny", tmp_path, store, conditions=Conditions((64,)))
+    assert str(failure) == "corners, tiny, layers: head2toe 1, seed 0: RuntimeError: out of memory"
+    assert [line.settings["series"] for line in others] == ["features", "whole layers"]
 
 
 def test_every_line_says_its_conditions(out):
@@ -137,7 +167,7 @@ def test_a_criterion_that_cannot_judge_a_task_fails_alone(network, corners, stor
     task = task_from_arrays(images[:4], labels[:4], validation=(images[4:], labels[4:]))
     suite = Suite("packs", (SuiteTask("single", "all", lambda: replace(task, test=corners.test)),))
     monkeypatch.setattr(studies, "CRITERIA", ("mutual_info", "variance"))
-    failure, line = run(["criteria"], suite, network, "tiny", tmp_path, store, target_size=64)
+    failure, line = run(["criteria"], suite, network, "tiny", tmp_path, store, conditions=Conditions((64,)))
     assert str(failure).startswith("single, tiny, criteria: mutual_info 0, seed 0: Head2Toe: scikit-learn cannot judge")
     assert [line] == lines(tmp_path, "criteria")
     assert line.settings["series"] == "variance"
@@ -189,5 +219,5 @@ class TestSubset:
 
 
 def test_an_unknown_study_is_refused_by_near_name(network, suite, store, tmp_path):
-    with pytest.raises(DataError, match="did you mean layers"):
+    with pytest.raises(DataError, match="did you mean 'layers'"):
         next(run(["layer"], suite, network, "tiny", tmp_path, store))

@@ -43,7 +43,7 @@ def test_tasks_are_chosen_by_name(tmp_path):
         write_folder(tmp_path / name, 0)
     suite = suite_named("packs", tmp_path)
     assert [task.name for task in suite.only(["two"]).tasks] == ["two"]
-    with pytest.raises(DataError, match="did you mean two"):
+    with pytest.raises(DataError, match="did you mean 'two'"):
         suite.only(["tow"])
 
 

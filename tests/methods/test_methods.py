@@ -265,7 +265,7 @@ def test_one_fold_holds_out_the_validation_split(network, corners, store):
 
 
 def test_names_and_settings_are_checked():
-    with pytest.raises(DataError, match="did you mean head2toe"):
+    with pytest.raises(DataError, match="did you mean 'head2toe'"):
         method_named("head2to")
     with pytest.raises(DataError, match="--keep"):
         method_named("linear", keep=[0.1])
@@ -277,7 +277,7 @@ def test_names_and_settings_are_checked():
         method_named("finetune", folds=5)
     with pytest.raises(DataError, match=r"'all-l2' has no use for --criterion; it goes with head2toe, head2toe-ft"):
         method_named("all-l2", criterion="l2")
-    with pytest.raises(DataError, match="criterion 'extra_tree' is unknown, did you mean extra_trees"):
+    with pytest.raises(DataError, match="criterion 'extra_tree' is unknown, did you mean 'extra_trees'"):
         method_named("head2toe", criterion="extra_tree")
     assert method_named("head2toe", target_sizes=[64, 512], keep=[0.1], folds=3, seed=1).target_size == (64, 512)
 

@@ -155,7 +155,7 @@ def test_rows_that_a_filter_cannot_judge_are_told_of(evidence):
 
 
 def test_unknown_criteria_are_named():
-    with pytest.raises(DataError, match="did you mean chi2"):
+    with pytest.raises(DataError, match="did you mean 'chi2'"):
         check_criterion("chi")
 
 

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from head2toe.backbones import load_backbone
 from head2toe.data import task_from_arrays
+from head2toe.data.sources import Memory
 from head2toe.errors import BackboneError, DataError, NotConvergedError
 from head2toe.gather import pooled
 from head2toe.head import KeptTap, softmax
@@ -111,9 +112,11 @@ def test_a_killed_fit_goes_on_and_ends_bitwise_alike(optimizer, network, corners
             method.fit(network, corners, store)
         (left,) = store.with_name("store-training").iterdir()
         assert len(Checkpoint(left).finished()) == done
-    steps = 0
+    steps, journal = 0, Journal()
     killed_at(0)
-    again = method.fit(network, corners, store)
+    (left / "seconds.json").write_text('{"spent": 1000.0}')
+    again = method.fit(network, corners, store, journal=journal)
+    assert 1000 < journal.seconds["train"] < 1100  # those of the killed processes, too
     assert steps == 7 - 3 + 1  # the last run from its third step, and the step that is counted
     assert alike(whole, again)
     assert again.metrics == whole.metrics
@@ -158,7 +161,23 @@ def test_head2toe_ft_counts_the_extraction_of_all_training_images(network, corne
     method.fit(network, corners, store, journal=whole)
     method.head2toe.fit(network, corners, store, journal=alone)
     assert whole.flops["extract"] == alone.flops["extract"]
-    assert whole.extraction.computed == 100
+    assert whole.extraction.computed == 60
+
+
+def test_head2toe_ft_is_judged_by_a_head_of_as_few_rows_as_there_are(network, corners, store):
+    images = np.stack([corners.train.source[i] for i in range(17)])
+    labels = np.concatenate([corners.train.labels[:16], [4]])
+    task = task_from_arrays(images, labels, validation=(images[-1:], labels[-1:]))  # one of the last class in each
+    assert np.bincount(labels).min() == 1
+    fitted = Head2ToeFT(Head2Toe(64, keep=0.2), replace(SHORT, steps=(0,))).fit(network, task, store)
+    assert fitted.metrics.n_train == 18
+
+
+def test_an_unreadable_test_picture_is_found_before_the_first_step(network, corners, store, monkeypatch):
+    broken = replace(corners.test, source=Memory([b"no picture"] * corners.test.n_rows, "broken"))
+    monkeypatch.setattr(loop, "_step", lambda *arguments: pytest.fail("a step was made"))
+    with pytest.raises(DataError, match=r"broken\[0\]"):
+        FineTune(SHORT).fit(network, replace(corners, test=broken), store)
 
 
 def test_a_fit_killed_while_it_is_tested_loses_no_training(network, corners, store, monkeypatch):

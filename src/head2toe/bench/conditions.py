@@ -15,15 +15,17 @@ from head2toe.backbones.build import SideBySide
 from head2toe.bench.result import Result
 from head2toe.errors import DataError
 from head2toe.images import ImagePreprocess
-from head2toe.methods import TRAINED
+from head2toe.methods import SMALL, TRAINED
 
 if TYPE_CHECKING:
     from head2toe.backbones.core import Backbone
 
 Settings = dict[str, float | int | str]
 DEFAULT = "default"
+TASKS_OF = "tasks_of"  # the suite that a study's tasks come from
 _PACKAGES = ("torch", "timm", "numpy", "scikit-learn")
 _OPTIONS = {
+    TASKS_OF: "--suite",
     "target_sizes": "--target-size",
     "max_test": "--max-test",
     "asked_image_size": "--image-size",
@@ -53,6 +55,11 @@ class Conditions:
         if self.max_test is not None and self.max_test < 1:
             raise DataError(f"bench: --max-test must be at least 1, got {self.max_test}")
 
+    @property
+    def one_size(self) -> int:
+        """The target size of what has a single one."""
+        return (self.target_sizes or SMALL)[0]
+
     def settings(self, method: str) -> Settings:
         """As every result of `method` records them: results that differ in them are not comparable."""
         common: Settings = {
@@ -66,9 +73,9 @@ class Conditions:
         return common | {"tried_lrs": _listed(self.lrs), "tried_steps": _listed(self.steps)}
 
 
-def check_same(result: Result, conditions: Conditions, out: Path) -> None:
-    """DataError where a result in `out` was measured under other conditions."""
-    for name, asked in conditions.settings(result.method).items():
+def check_same(result: Result, settings: Settings, out: Path) -> None:
+    """DataError where a result in `out` was measured under other settings than these."""
+    for name, asked in settings.items():
         there = result.settings.get(name, asked)
         if there != asked:
             raise DataError(
@@ -99,6 +106,7 @@ def treatment(backbone: Backbone) -> Settings:
     pictures = [_picture(part) for part in parts if isinstance(part, ImagePreprocess)]
     told: Settings = {
         "precision": backbone.precision,
+        "fingerprint": backbone.fingerprint,
         "backbone_id": re.sub(r"file:(?:[^+]*/)?", "file:WEIGHTS/", backbone.id),
     }
     for name in pictures[0] if pictures else ():

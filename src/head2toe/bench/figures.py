@@ -174,7 +174,8 @@ def transfer_heat(results: Sequence[Result]) -> Figure | None:
     if len(targets) < 2 or not any((task, task) in accuracy for task in targets):
         return None
     change = _change(accuracy, sources, targets, targets)
-    mean = float(np.nanmean(change[change != 0])) if (np.nan_to_num(change) != 0).any() else 0.0
+    borrowed = change[np.array(sources)[:, None] != np.array(targets)]
+    mean = float(np.nanmean(borrowed)) if np.isfinite(borrowed).any() else 0.0
     return Figure(
         f"transfer-{_anchor(results[0].backbone)}",
         "Scores of one task used for another",

@@ -31,6 +31,15 @@ class Cell:
     method: str
 
 
+def percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def span(interval: Interval | None) -> str:
+    """An interval in per cent."""
+    return f"{percent(interval.low)} to {percent(interval.high)}" if interval else "–"
+
+
 def by_cell(results: Iterable[Result]) -> dict[Cell, list[Result]]:
     """The results of each cell, one per seed; of two with the same key the later counts."""
     cells: dict[Cell, list[Result]] = defaultdict(list)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from head2toe.bench.intervals import SAME
 from head2toe.bench.result import Result, slug
+from head2toe.files import replacing
 
 if TYPE_CHECKING:
     from head2toe.data import Split
@@ -65,8 +65,10 @@ def write_predictions(
         "predicted": probabilities.argmax(axis=1).astype(np.int64),
     }
     mistakes = [asdict(mistake) for mistake in worst_mistakes(test, probabilities, classes)]
-    _write_whole(predictions_file(out, result), lambda file: np.savez_compressed(file, **numbers))
-    _write_whole(out / "mistakes" / f"{slug(result)}.json", lambda file: file.write(json.dumps(mistakes).encode()))
+    with replacing(predictions_file(out, result)) as new, new.open("wb") as file:
+        np.savez_compressed(file, **numbers)
+    with replacing(out / "mistakes" / f"{slug(result)}.json") as new:
+        new.write_text(json.dumps(mistakes))
 
 
 def read_right(out: Path, result: Result) -> np.ndarray | None:
@@ -75,7 +77,8 @@ def read_right(out: Path, result: Result) -> np.ndarray | None:
     if not path.is_file():
         return None
     with np.load(path, allow_pickle=False) as saved:
-        return saved["predicted"] == saved["labels"]
+        right = saved["predicted"] == saved["labels"]
+    return right if len(right) == result.n_test and abs(right.mean() - result.test_accuracy) < SAME else None
 
 
 def predictions_file(out: Path, result: Result) -> Path:
@@ -92,12 +95,3 @@ def _thumbnail(item: Item) -> str:
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=80)
     return base64.b64encode(stream.getvalue()).decode()
-
-
-def _write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """The file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    with scratch.open("wb") as file:
-        write(file)
-    scratch.replace(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,11 +16,12 @@ from head2toe.bench.charts import colour_of, quantity
 from head2toe.bench.conditions import backbone_option, options
 from head2toe.bench.costs import Cost, costs
 from head2toe.bench.figures import Figure
-from head2toe.bench.intervals import Interval
+from head2toe.bench.intervals import percent, span
 from head2toe.bench.predictions import Mistake, read_right
 from head2toe.bench.result import Result, home, read_results, slug
-from head2toe.bench.tables import Row, Table, mean_of, sizes_note, tables_of
+from head2toe.bench.tables import Table, best, mean_of, sizes_note, tables_of
 from head2toe.errors import DataError, MissingExtraError
+from head2toe.files import replacing
 
 MISTAKES = 8  # shown of each task
 LAYERS = 5
@@ -111,8 +111,8 @@ def write_report(folder: Path, out: Path | None = None, figures: Path | None = N
     target, page = out or folder / "report.html", page_of(folder)
     text = render(page)
     for figure in page.figures:
-        _write_whole((figures or target.parent / "figures") / f"{figure.name}.svg", f"{XML}\n{figure.svg}")
-    _write_whole(target, text)
+        _write((figures or target.parent / "figures") / f"{figure.name}.svg", f"{XML}\n{figure.svg}")
+    _write(target, text)
     return target
 
 
@@ -139,8 +139,8 @@ def render(page: Page) -> str:
         raise MissingExtraError("the report", "report") from error
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"percent": _percent, "points": _points, "span": _span, "quantity": quantity}
-    environment.globals |= {"colour": colour_of, "best": _best, "mean_of": mean_of, "sizes_note": sizes_note}
+    environment.filters |= {"percent": percent, "points": _points, "span": span, "quantity": quantity}
+    environment.globals |= {"colour": colour_of, "best": best, "mean_of": mean_of, "sizes_note": sizes_note}
     template = environment.from_string((files("head2toe.bench") / "report.html.jinja").read_text(encoding="utf-8"))
     return template.render(page=page, version=__version__)
 
@@ -252,27 +252,10 @@ def _command(kind: str, suite: str, given: str, results: Sequence[Result]) -> st
     return " ".join(["head2toe", kind, *words, *([given] if given else []), "--out OUT"])
 
 
-def _write_whole(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    scratch.write_text(text, encoding="utf-8")
-    scratch.replace(path)
-
-
-def _best(row: Row, table: Table) -> set[str]:
-    """The methods that share the row's best accuracy as it is shown; upper bounds are never best."""
-    shown = {method: _percent(entry.accuracy) for method, entry in row.entries.items()}
-    fair = [float(text) for method, text in shown.items() if method not in table.upper_bounds]
-    return {m for m, text in shown.items() if m not in table.upper_bounds and float(text) == max(fair)}
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}"
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as new:
+        new.write_text(text, encoding="utf-8")
 
 
 def _points(value: float) -> str:
     return f"{100 * value:+.1f}"
-
-
-def _span(interval: Interval | None) -> str:
-    return f"{100 * interval.low:.1f} to {100 * interval.high:.1f}" if interval else "–"

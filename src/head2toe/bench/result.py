@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -10,6 +12,8 @@ from pathlib import Path
 
 from head2toe import __version__
 from head2toe.errors import DataError
+
+CONTROL = "control"  # the method that reads two networks
 
 
 @dataclass(frozen=True)
@@ -54,13 +58,18 @@ class Result:
 
 
 def slug(result: Result) -> str:
-    """The name of a result's own files: predictions/SLUG.npz and mistakes/SLUG.json."""
-    return re.sub(r"[^A-Za-z0-9._-]", "_", "--".join(map(str, result.key)))
+    """The name of a result's own files: predictions/SLUG.npz and mistakes/SLUG.json.
+
+    What a file's name may not hold is replaced, and a hash tells such names apart.
+    """
+    name = "--".join(map(str, result.key))
+    plain = re.sub(r"[^A-Za-z0-9._-]", "_", name)
+    return plain if plain == name else f"{plain}--{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def home(result: Result) -> str:
     """The backbone beside whose other results this one stands: Control's pair stands beside its first network."""
-    return result.backbone.partition("+")[0] if result.method == "control" else result.backbone
+    return result.backbone.partition("+")[0] if result.method == CONTROL else result.backbone
 
 
 def read_results(path: Path) -> list[Result]:
@@ -79,20 +88,15 @@ def read_results(path: Path) -> list[Result]:
 
 def append_result(path: Path, results: Iterable[Result]) -> None:
     """Add lines at the end of a file of results, in place of a last line that was cut short."""
-    whole = path.read_bytes() if path.exists() else b""
-    if whole and not whole.endswith(b"\n"):
-        _mend(path, whole)
-    with path.open("a") as file:
+    path.touch()
+    with path.open("rb+") as file:
+        before, newline, last = file.read().rpartition(b"\n")
+        if last:
+            try:
+                json.loads(last)
+                file.write(b"\n")
+            except ValueError:
+                file.truncate(len(before + newline))
+        file.seek(0, os.SEEK_END)
         for result in results:
-            file.write(json.dumps(asdict(result)) + "\n")
-
-
-def _mend(path: Path, whole: bytes) -> None:
-    """End the last line where it is whole, else drop it."""
-    before, _, last = whole.rpartition(b"\n")
-    try:
-        json.loads(last)
-    except ValueError:
-        path.write_bytes(before + b"\n" if before else b"")
-    else:
-        path.write_bytes(whole + b"\n")
+            file.write(json.dumps(asdict(result)).encode() + b"\n")

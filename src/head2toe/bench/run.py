@@ -15,7 +15,7 @@ from head2toe.apply import stored_logits
 from head2toe.bench.conditions import Conditions, Settings, check_same, packages, treatment
 from head2toe.bench.memory import peak_bytes, reset_peak
 from head2toe.bench.predictions import write_predictions
-from head2toe.bench.result import Result, append_result, read_results
+from head2toe.bench.result import CONTROL, Result, append_result, read_results
 from head2toe.bench.suite import Suite, SuiteTask
 from head2toe.errors import DataError, Head2ToeError
 from head2toe.head import Head, softmax
@@ -25,8 +25,10 @@ from head2toe.store import FeatureStore, default_location
 
 if TYPE_CHECKING:
     from head2toe.backbones.core import Backbone
-    from head2toe.data import Split, Task
-    from head2toe.network import Network
+    from head2toe.data import Task
+
+
+MENDABLE = (Head2ToeError, MemoryError, RuntimeError)  # torch's word for a device that is full is RuntimeError
 
 
 @dataclass(frozen=True)
@@ -61,23 +63,27 @@ def plan(
     """The fits that `out` lacks, ordered so that networks and tasks are loaded seldom and images pass once.
 
     What reads most of a network comes first: the others find their features in the store. Raises DataError for an
-    unknown method, or where `out` holds results of the same fits under other conditions.
+    unknown method, for two Control pairs that would stand beside one network, and where `out` holds results of the same
+    methods on the same tasks and networks under other conditions.
     """
     for method in methods:
         _method(method, 0, 1, conditions)
     widest_first = sorted(dict.fromkeys(methods), key=lambda name: -sum(target_sizes_of(name, conditions.target_sizes)))
-    there = {result.key: result for result in read_results(results_file(out))}
-    fits = []
-    for backbone in dict.fromkeys(backbones):
-        for task in suite.tasks:
-            for method in widest_first:
-                for seed in dict.fromkeys(seeds):
-                    result = there.get((suite.name, task.name, backbone, method, seed))
-                    if result is None:
-                        fits.append(Fit(task, backbone, method, seed))
-                    else:
-                        check_same(result, conditions, out)
-    return fits
+    there = [result for result in read_results(results_file(out)) if result.suite == suite.name]
+    tasks = {task.name for task in suite.tasks}
+    for result in there:
+        if result.task in tasks and result.backbone in backbones and result.method in methods:
+            check_same(result, conditions.settings(result.method), out)
+    _check_pairs([*(result.backbone for result in there if result.method == CONTROL), *backbones], methods, out)
+    done = {result.key for result in there}
+    fits = [
+        Fit(task, backbone, method, seed)
+        for backbone in dict.fromkeys(backbones)
+        for task in suite.tasks
+        for method in widest_first
+        for seed in dict.fromkeys(seeds)
+    ]
+    return [fit for fit in fits if (suite.name, fit.task.name, fit.backbone, fit.method, fit.seed) not in done]
 
 
 def run(
@@ -91,29 +97,56 @@ def run(
 ) -> Iterator[Result | Failure]:
     """Make the fits, one after the other; each result is on disk, with its predictions and mistakes, when it comes.
 
-    `load` gives the network by its name in the fits. What goes wrong for one fit does not stop the others.
+    `load` gives the network by its name in the fits. What goes wrong for one fit does not stop the others. Raises
+    BackboneError where the only network cannot be had, and DataError where `out` holds results of another network of
+    the same name, or of the same one in another precision or with other preprocessing.
     """
     conditions = conditions or Conditions()
     opened = store if isinstance(store, FeatureStore) else FeatureStore(store or default_location())
-    out.mkdir(parents=True, exist_ok=True)
     network = lru_cache(1)(load)
     data = lru_cache(1)(lambda task: limited(task.load(), conditions.max_test))
+    if len({fit.backbone for fit in fits}) == 1:
+        network(fits[0].backbone)
+    out.mkdir(parents=True, exist_ok=True)
     for fit in fits:
         try:
-            yield _measured(fit, suite, data(fit.task), network(fit.backbone), out, opened, conditions)
+            backbone = network(fit.backbone)
         except Head2ToeError as error:
             yield Failure(fit, str(error))
-        except (MemoryError, RuntimeError) as error:  # torch's word for a device that is full is RuntimeError
-            yield Failure(fit, f"{type(error).__name__}: {error}")
+            continue
+        for result in read_results(results_file(out)):
+            if (result.suite, result.backbone) == (suite.name, fit.backbone):
+                check_same(result, treatment(backbone), out)
+        try:
+            yield _measured(fit, suite, data(fit.task), backbone, out, opened, conditions)
+        except MENDABLE as error:
+            yield Failure(fit, reason(error))
 
 
 def results_file(out: Path) -> Path:
     return out / "results.jsonl"
 
 
+def reason(error: Exception) -> str:
+    """What one of MENDABLE says, with its kind where it is not ours."""
+    return str(error) if isinstance(error, Head2ToeError) else f"{type(error).__name__}: {error}"
+
+
+def names_of(backbones: Sequence[str]) -> dict[str, str]:
+    """Backbone ids by the names that results show; DataError where two share one."""
+    ids: dict[str, str] = {}
+    for id in backbones:
+        there = ids.setdefault(shown(id), id)
+        if there != id:
+            raise DataError(
+                f"bench: {there} and {id} would both be called '{shown(id)}' in the results; rename the file of one"
+            )
+    return ids
+
+
 def shown(backbone: str) -> str:
     """A backbone's name in results: its id, without the folders of a `file:`."""
-    return re.sub(r"file:(?:[^+]*/)?([^/+]+)\.safetensors", r"\1", backbone)
+    return re.sub(r"file:(?:[^+]*/)?([^/+]+)\.(?:safetensors|pth|pt|bin)", r"\1", backbone)
 
 
 def limited(task: Task, max_test: int | None) -> Task:
@@ -136,12 +169,15 @@ def _measured(
     """Fit, predict, write: the line comes last, so that a result has its predictions and mistakes."""
     method, journal = _method(fit.method, fit.seed, folds_for(task), conditions), Journal()
     reset_peak()
-    # a trained network's only pass over the test images is the one below
-    learned = replace(task, test=None) if fit.method in TRAINED else task
-    model = method.fit(backbone, learned, store, journal=journal, progress=False)
+    model = method.fit(backbone, task, store, journal=journal, progress=False)
     peak, test = peak_bytes(), task.test
     assert test is not None, "limited() asks for one"
-    probabilities = _probabilities(model, test, backbone, store)
+    if isinstance(model, Head):
+        logits = stored_logits(model, test, backbone, store, progress=False)
+    else:
+        assert journal.test_logits is not None, "a network that was trained saw the test split"
+        logits = journal.test_logits
+    probabilities = softmax(logits)
     result = Result(
         suite=suite.name,
         task=fit.task.name,
@@ -186,11 +222,14 @@ def _method(name: str, seed: int, folds: int, conditions: Conditions) -> Method:
     )  # fmt: skip
 
 
-def _probabilities(model: Head | Network, test: Split, backbone: Backbone, store: FeatureStore) -> np.ndarray:
-    """Probabilities (n, C) of the test images: a head's from stored features."""
-    if isinstance(model, Head):
-        return softmax(stored_logits(model, test, backbone, store, progress=False))
-    return softmax(model.logits_of(test.source))
+def _check_pairs(backbones: Sequence[str], methods: Sequence[str], out: Path) -> None:
+    """DataError for two pairs of networks that begin with one: tables show Control beside the first of its pair."""
+    pairs = dict.fromkeys(name for name in backbones if "+" in name) if CONTROL in methods else {}
+    first: dict[str, str] = {}
+    for pair in pairs:
+        there = first.setdefault(pair.partition("+")[0], pair)
+        if there != pair:
+            raise DataError(f"bench: {out} cannot show control of both {there} and {pair}; choose another --out")
 
 
 def _kept(head: Head) -> dict[str, int]:

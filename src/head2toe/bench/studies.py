@@ -5,7 +5,6 @@ A line's suite is the study, its `settings` hold the "series" that it belongs to
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -14,12 +13,12 @@ from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
-from head2toe.bench.conditions import Conditions, check_same, packages, treatment
+from head2toe.bench.conditions import TASKS_OF, Conditions, Settings, check_same, packages, treatment
 from head2toe.bench.result import Result, append_result, read_results
-from head2toe.bench.run import Failure, Fit, limited
+from head2toe.bench.run import MENDABLE, Failure, Fit, limited, reason
 from head2toe.bench.suite import Suite, SuiteTask
 from head2toe.data.task import joined
-from head2toe.errors import BackboneError, DataError, Head2ToeError
+from head2toe.errors import BackboneError, DataError, meant
 from head2toe.head import Head
 from head2toe.methods import method_named
 from head2toe.methods.frozen import pools_of
@@ -91,27 +90,20 @@ def run(
     out: Path,
     store: FeatureStore,
     *,
-    target_size: int = 512,
+    conditions: Conditions | None = None,
     seeds: Sequence[int] = (0,),
-    max_test: int | None = None,
-    image_size: int | None = None,
-    precision: str | None = None,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[Result | Failure | LeftOut]:
     """Make the studies `names` on every task; lines go to `out/studies/NAME.jsonl` as they come, what is there stays.
 
-    What goes wrong for one fit does not stop the others; DataError for an unknown study, or where `out` holds the same
-    fits under other conditions. `image_size` and `precision` are what `backbone` was asked for.
+    What goes wrong for one fit does not stop the others; DataError as `check_studies` says, and where `out` holds lines
+    of another network of that name.
     """
-    for name in names:
-        if name not in STUDIES:
-            near = difflib.get_close_matches(name, STUDIES, 1)
-            meant = f", did you mean {near[0]}?" if near else ""
-            raise DataError(f"study '{name}' is unknown{meant}; there are {', '.join(STUDIES)}")
-    conditions = Conditions((target_size,), max_test, image_size=image_size, precision=precision)
-    for result in (result for name in names for result in read_results(_lines(out, name))):
-        if result.backbone == backbone_name:
-            check_same(result, conditions, out)
+    conditions = conditions or Conditions()
+    check_studies(names, suite, backbone_name, out, conditions)
+    for result in _there(names, backbone_name, out):
+        check_same(result, treatment(backbone), out)
+    max_test, target_size = conditions.max_test, conditions.one_size
     (out / "studies").mkdir(parents=True, exist_ok=True)
     load = cache(lambda task: limited(task.load(), max_test))
 
@@ -125,9 +117,30 @@ def run(
         try:
             place = Place(suite, load(task), partial(lend, seed=seed), backbone, store, target_size, seed, conditions)
             yield from _study(name, task, place, backbone_name, _lines(out, name))
-        except Head2ToeError as error:
-            yield Failure(Fit(task, backbone_name, name, seed), str(error))
+        except MENDABLE as error:
+            yield Failure(Fit(task, backbone_name, name, seed), reason(error))
     advance(len(places), len(places))
+
+
+def check_studies(names: Sequence[str], suite: Suite, backbone_name: str, out: Path, conditions: Conditions) -> None:
+    """DataError for an unknown study, or where `out` holds lines of one under other conditions or of another suite."""
+    for name in names:
+        if name not in STUDIES:
+            raise DataError(f"study '{name}' is unknown{meant(name, STUDIES)}; there are {', '.join(STUDIES)}")
+    for result in _there(names, backbone_name, out):
+        check_same(result, _shared(conditions, suite), out)
+
+
+def _there(names: Sequence[str], backbone_name: str, out: Path) -> Iterator[Result]:
+    """The lines of these studies on a network."""
+    for name in names:
+        yield from (result for result in read_results(_lines(out, name)) if result.backbone == backbone_name)
+
+
+def _shared(conditions: Conditions, suite: Suite) -> Settings:
+    """What every line of a study records."""
+    asked = replace(conditions, target_sizes=(conditions.one_size,))
+    return asked.settings("head2toe") | {TASKS_OF: suite.name}
 
 
 def subset(task: Task, n: int, seed: int) -> Task:
@@ -165,8 +178,8 @@ def _study(
         journal = Journal()
         try:
             head = arm.fit(journal)
-        except Head2ToeError as error:
-            yield Failure(Fit(task, backbone_name, f"{name}: {method}", place.seed), str(error))
+        except MENDABLE as error:
+            yield Failure(Fit(task, backbone_name, f"{name}: {method}", place.seed), reason(error))
             continue
         result = _result(name, task, backbone_name, method, place, head, journal)
         result = replace(result, settings=result.settings | {"series": arm.series, "x": arm.x})
@@ -193,7 +206,7 @@ def _result(
         n_classes=len(head.classes),
         n_features=head.provenance.n_features,
         n_kept=head.n_kept,
-        settings=place.conditions.settings("head2toe") | treatment(place.backbone) | head.provenance.settings,
+        settings=_shared(place.conditions, place.suite) | treatment(place.backbone) | head.provenance.settings,
         seconds={phase: round(seconds, 3) for phase, seconds in journal.seconds.items()},
         flops=dict(journal.flops),
         task_bytes=head.n_bytes,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from head2toe.errors import DataError
+from head2toe.errors import DataError, meant
 from head2toe.images import Resize
 
 if TYPE_CHECKING:
@@ -47,9 +46,9 @@ class Suite:
         known = [task.name for task in self.tasks]
         for name in names:
             if name not in known:
-                near = difflib.get_close_matches(name, known, 1)
-                meant = f", did you mean {near[0]}?" if near else ""
-                raise DataError(f"bench: suite '{self.name}' has no task '{name}'{meant}; it has {', '.join(known)}")
+                raise DataError(
+                    f"bench: suite '{self.name}' has no task '{name}'{meant(name, known)}; it has {', '.join(known)}"
+                )
         return replace(self, tasks=tuple(task for task in self.tasks if task.name in names))
 
 

@@ -13,11 +13,21 @@ import numpy as np
 
 from head2toe.bench.affinity import affinities, affinity_markdown
 from head2toe.bench.costs import cost_markdown, costs
-from head2toe.bench.intervals import SAME, Cell, Interval, by_cell, interval_of_mean, mean_accuracy
+from head2toe.bench.intervals import (
+    SAME,
+    Cell,
+    Interval,
+    by_cell,
+    interval_of_mean,
+    mean_accuracy,
+    percent,
+    span,
+)
 from head2toe.bench.predictions import read_right
 from head2toe.bench.result import Result, home, read_results
 from head2toe.data.vtab import VTAB
 from head2toe.errors import DataError
+from head2toe.files import replacing
 from head2toe.methods import NAMES, target_sizes_of
 
 GROUPS = ("natural", "specialized", "structured")  # VTAB's order; other groups follow by name
@@ -96,6 +106,12 @@ def sizes_note(table: Table) -> str:
     return f"Not the same features for all; target sizes of the heads: {'; '.join(read)}."
 
 
+def best(row: Row, table: Table) -> set[str]:
+    """The methods that share the row's best accuracy as it is shown; upper bounds are never best."""
+    shown = {m: percent(entry.accuracy) for m, entry in row.entries.items() if m not in table.upper_bounds}
+    return {method for method, text in shown.items() if float(text) == max(map(float, shown.values()))}
+
+
 def mean_of(table: Table, method: str) -> float | None:
     """A method's mean over all tasks; None where it lacks one."""
     entries = [row.entries[method].accuracy for row in table.rows if row.kind == "tasks" and method in row.entries]
@@ -115,8 +131,9 @@ def write_tables(out: Path, *, reference: str = "linear") -> list[Table]:
     for table in tables:
         of = [r for r in results if (r.suite, home(r)) == (table.suite, table.backbone)]
         pages += [markdown(table), affinity_markdown(affinities(of)), cost_markdown(costs(of))]
-    (out / "table.md").write_text("\n".join(page for page in pages if page))
-    (out / "table.csv").write_text(as_csv(tables))
+    for name, text in (("table.md", "\n".join(page for page in pages if page)), ("table.csv", as_csv(tables))):
+        with replacing(out / name) as new:
+            new.write_text(text)
     return tables
 
 
@@ -132,14 +149,14 @@ def markdown(table: Table) -> str:
         lines.append(f"| {row.name} | {' | '.join(_cells(row, table))} |")
         if row.kind != "task" and any(entry.interval for entry in row.entries.values()):
             intervals = (row.entries.get(method) for method in table.methods)
-            lines.append(f"| 95 % interval | {' | '.join(_span(e and e.interval) for e in intervals)} |")
+            lines.append(f"| 95 % interval | {' | '.join(span(e and e.interval) for e in intervals)} |")
     lines += ["", *_notes(table), ""]
     if table.comparisons:
         reference = table.comparisons[0].reference
         lines += [f"| against {reference} | tasks | difference | 95 % interval | wins | ties | losses |"]
         lines += ["|---|---:|---:|---:|---:|---:|---:|"]
         lines += [
-            f"| {_marked(c.method, table)} | {c.n_tasks} | {100 * c.difference:+.1f} | {_span(c.interval)} "
+            f"| {_marked(c.method, table)} | {c.n_tasks} | {100 * c.difference:+.1f} | {span(c.interval)} "
             f"| {c.wins} | {c.ties} | {c.losses} |"
             for c in table.comparisons
         ]
@@ -260,10 +277,9 @@ def _compared(tasks: Sequence[Row], method: str, reference: str) -> Comparison:
 
 
 def _cells(row: Row, table: Table) -> list[str]:
-    """A row's accuracies in per cent; bounds are never the best."""
-    shown = {method: f"{100 * entry.accuracy:.1f}" for method, entry in row.entries.items()}
-    best = max((float(text) for method, text in shown.items() if method not in table.upper_bounds), default=None)
-    bold = {m for m, text in shown.items() if float(text) == best and m not in table.upper_bounds}
+    """A row's accuracies in per cent, the best bold."""
+    shown = {method: percent(entry.accuracy) for method, entry in row.entries.items()}
+    bold = best(row, table)
     return [f"**{shown[m]}**" if m in bold else shown.get(m, "–") for m in table.methods]
 
 
@@ -291,10 +307,6 @@ def _notes(table: Table) -> list[str]:
 
 def _marked(method: str, table: Table) -> str:
     return f"{method} †" if method in table.upper_bounds else method
-
-
-def _span(interval: Interval | None) -> str:
-    return f"{100 * interval.low:.1f} to {100 * interval.high:.1f}" if interval else "–"
 
 
 def _place(name: str, order: Sequence[str]) -> int:

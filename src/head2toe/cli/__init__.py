@@ -10,6 +10,7 @@ from head2toe.cli import models, results, store
 from head2toe.cli.app import app
 from head2toe.errors import Head2ToeError
 
+_INTERRUPTED = 130  # what Ctrl-C ends a command with
 __all__ = ["app", "main", "models", "results", "store"]
 
 
@@ -20,6 +21,7 @@ def main() -> None:
     except Head2ToeError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("stopped; what was extracted stays in the store, run the same command to go on", err=True)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:
+            typer.echo("stopped; what was extracted stays in the store, run the same command to go on", err=True)
+        raise

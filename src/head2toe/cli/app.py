@@ -66,11 +66,11 @@ def words(text: str) -> list[str]:
 
 
 def numbers(option: str, text: str) -> list[int]:
-    """Numbers separated by commas, as `option` takes them."""
-    try:
-        return [int(word) for word in text.split(",")]
-    except ValueError as error:
-        raise typer.BadParameter(f"{option} takes numbers separated by commas, got '{text}'") from error
+    """Numbers from 0 on, separated by commas, as `option` takes them."""
+    found = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() for word in found):
+        raise typer.BadParameter(f"{option} takes numbers from 0 on, separated by commas, got '{text}'")
+    return [int(word) for word in found]
 
 
 def opened(location: str | None) -> FeatureStore:

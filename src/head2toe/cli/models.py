@@ -80,7 +80,7 @@ def fit(
         typer.Option(help="Learning rate of a trained network; repeat to choose on held-out images."),
     ] = None,
     steps: Annotated[list[int] | None, typer.Option(help="Training steps; repeat to choose.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the folds and of training.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the folds and of training.")] = 0,
     store: StoreOption = None,
     device: DeviceOption = "cpu",
     precision: PrecisionOption = None,

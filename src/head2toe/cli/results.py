@@ -59,13 +59,15 @@ def bench(
     from head2toe import present
     from head2toe.backbones import load_backbone
     from head2toe.bench.conditions import Conditions
-    from head2toe.bench.run import Failure, plan, run, shown
+    from head2toe.bench.run import Failure, names_of, plan, results_file, run
     from head2toe.bench.suite import read_groups, suite_named
     from head2toe.bench.tables import write_tables
+    from head2toe.methods import check_method
 
     chosen = suite_named(suite, root, groups=read_groups(groups) if groups else None)
     chosen = chosen.only(words(tasks)) if tasks else chosen
-    ids = {shown(id): id for id in words(backbones)}
+    ids = names_of(words(backbones))
+    check_method(reference)
     conditions = Conditions(
         tuple(target_size) if target_size else None,
         max_test,
@@ -97,7 +99,7 @@ def bench(
             if isinstance(event, Failure):
                 failed += 1
                 typer.echo(f"failed: {event}", err=True)
-    if failed < len(fits) or not fits:
+    if results_file(out).is_file():
         tables = write_tables(out, reference=reference)
         typer.echo(json.dumps([asdict(table) for table in tables]) if as_json else (out / "table.md").read_text())
     if failed:
@@ -111,7 +113,7 @@ def compare(
     methods: Annotated[str, typer.Option(help="Methods beside linear and head2toe, separated by commas.")] = "all-l2",
     backbones: Annotated[str, typer.Option(help="Backbone ids, separated by commas.")] = "efficientnet_lite0",
     target_size: Annotated[int, typer.Option(help="Length that a tap is pooled to.")] = 512,
-    seed: Annotated[int, typer.Option(help="Seed of the folds.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the folds.")] = 0,
     image_size: ImageSizeOption = None,
     store: StoreOption = None,
     device: DeviceOption = "cpu",
@@ -162,12 +164,16 @@ def study(
     """Vary one thing about Head2Toe and measure: lines go to studies/NAME.jsonl as they come, figures to the report."""
     from head2toe import present
     from head2toe.backbones import load_backbone
+    from head2toe.bench.conditions import Conditions
     from head2toe.bench.run import Failure, shown
-    from head2toe.bench.studies import LeftOut, run
+    from head2toe.bench.studies import LeftOut, check_studies, run
     from head2toe.bench.suite import suite_named
 
     chosen = suite_named(suite, root)
     chosen = chosen.only(words(tasks)) if tasks else chosen
+    conditions = Conditions((target_size,), max_test, image_size=image_size, precision=precision)
+    seed_numbers = numbers("--seeds", seeds)
+    check_studies(names, chosen, shown(backbone), out, conditions)
     loaded = load_backbone(
         backbone, device=device, precision=precision, resize=chosen.resize, image_size=image_size,
         trust_remote_code=trust_remote_code,
@@ -176,8 +182,7 @@ def study(
     with present.progress("study") as advance:
         for event in run(
             names, chosen, loaded, shown(backbone), out, opened(store),
-            target_size=target_size, seeds=numbers("--seeds", seeds), max_test=max_test, image_size=image_size,
-            precision=precision, advance=advance,
+            conditions=conditions, seeds=seed_numbers, advance=advance,
         ):  # fmt: skip
             if isinstance(event, LeftOut):
                 typer.echo(f"left out: {event}", err=True)

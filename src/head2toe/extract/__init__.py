@@ -25,11 +25,15 @@ Advance = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Extraction:
-    """What an extraction did: of `total` distinct inputs, `computed` went through the network."""
+    """What an extraction did: of `total` distinct inputs, `computed` went through the network.
+
+    `of_splits` says how many of those each split was the first to hold.
+    """
 
     total: int
     computed: int
     seconds: float
+    of_splits: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.computed:,} of {self.total:,} computed in {self.seconds:.1f} s"
@@ -77,7 +81,9 @@ def extract(
             for batch, features in zip(batches, ready, strict=True):  # one is computed while another is committed
                 _commit(store, inputs, batch, features)
                 advance(len(batch.ids), sum(block.nbytes for view in features.values() for block in view.values()))
-    return Extraction(len(inputs), len(rows), time.perf_counter() - start)
+    first = [inputs.places[row][0] for row in rows]
+    of_splits = tuple(sum(split is one for one in first) for split in splits)
+    return Extraction(len(inputs), len(rows), time.perf_counter() - start, of_splits)
 
 
 def _commit(store: FeatureStore, inputs: Inputs, batch: Job, features: Features) -> None:

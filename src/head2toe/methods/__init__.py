@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
-from head2toe.errors import DataError
+from head2toe.errors import DataError, meant
 from head2toe.taps import Pool
 
 if TYPE_CHECKING:
@@ -199,8 +198,13 @@ def method_named(
     )  # fmt: skip
 
 
+def check_method(name: str) -> str:
+    """The name of a method; DataError for an unknown one."""
+    _entry(name)
+    return name
+
+
 def _entry(name: str) -> _Entry:
     if name not in _METHODS:
-        near = difflib.get_close_matches(name, NAMES, 1)
-        raise DataError(f"method '{name}' is unknown{f', did you mean {near[0]}?' if near else ''}; there are {NAMES}")
+        raise DataError(f"method '{name}' is unknown{meant(name, NAMES)}; there are {', '.join(NAMES)}")
     return _METHODS[name]

@@ -32,11 +32,14 @@ class Journal:
     """What a fit did: seconds and floating point operations of each named phase, and what extraction had to compute.
 
     Operations of "extract" are those of the task on its own: every distinct training image once, in the store or not.
+    Of one pass over training and test images, "extract_test" are the seconds of the latter, by their number.
+    `test_logits` (n, C) are what a network that was trained whole says of the test split.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
     flops: dict[str, int] = field(default_factory=dict)
     extraction: Extraction | None = None
+    test_logits: np.ndarray | None = None
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -137,7 +140,11 @@ def prepare(
     splits = [*training_splits(task), *([task.test] if task.test is not None else [])]
     journal = journal or Journal()
     with journal.phase("extract"):
-        journal.extraction = extract(backbone, splits, opened, list(pools), taps=names, progress=progress)
+        done = journal.extraction = extract(backbone, splits, opened, list(pools), taps=names, progress=progress)
+    if task.test is not None and done.computed:  # what is only measured on is no cost of the head
+        tested = done.seconds * done.of_splits[-1] / done.computed
+        journal.seconds["extract"] -= tested
+        journal.seconds["extract_test"] = journal.seconds.get("extract_test", 0.0) + tested
     training = {id for split in training_splits(task) for id in split.ids}
     journal.flops["extract"] = len(training) * flops_of(backbone, names)
     return Problem(backbone, task, opened, names, labels, assignment, progress)

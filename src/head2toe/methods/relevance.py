@@ -8,7 +8,6 @@ features are correlated. Every other criterion is one ranking for all sets, by a
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import numpy as np
 
-from head2toe.errors import DataError, FeatureError
+from head2toe.errors import DataError, FeatureError, meant
 from head2toe.methods.design import design_of
 from head2toe.methods.final import SCORING, STRENGTHS, fits_without
 from head2toe.methods.frozen import pools_of
@@ -103,9 +102,7 @@ def check_criterion(name: str) -> Criterion:
     """The criterion of that name; DataError for an unknown one."""
     names = get_args(Criterion)
     if name not in names:
-        near = difflib.get_close_matches(name, names, 1)
-        meant = f", did you mean {near[0]}?" if near else ";"
-        raise DataError(f"Head2Toe: criterion '{name}' is unknown{meant} there are {', '.join(names)}")
+        raise DataError(f"Head2Toe: criterion '{name}' is unknown{meant(name, names)}; there are {', '.join(names)}")
     return cast("Criterion", name)
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -17,29 +16,32 @@ from safetensors.torch import save_file
 from torch import nn
 
 from head2toe import __version__
+from head2toe.files import replacing
 from head2toe.store import FeatureStore, default_location
 
 _MODEL, _OPTIMIZER = "model.", "optimizer."
+_RUNS, _SECONDS = "runs.json", "seconds.json"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder with the accuracies of the finished runs and the state of the one in hand.
+    """A folder with the accuracies of the finished runs, the state of the one in hand, and the seconds spent so far.
 
     Files are replaced whole. No generator's state is there: every step draws from its own seed.
     """
 
     folder: Path
+    before: float = 0.0  # seconds that processes before this one spent, up to what they last wrote
+    begun: float = field(default_factory=time.perf_counter)
 
     def finished(self) -> dict[str, float]:
         """The held-out accuracy of every finished run."""
-        path = self.folder / "runs.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        return _read(self.folder / _RUNS)
 
     def finish(self, run: str, accuracy: float) -> None:
         """Note a finished run and forget its state."""
-        with _replacing(self.folder / "runs.json") as new:
-            new.write_text(json.dumps(self.finished() | {run: accuracy}))
+        _write(self.folder / _RUNS, self.finished() | {run: accuracy})
+        self._note()
         self._state(run).unlink(missing_ok=True)
 
     def save(self, run: str, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -50,8 +52,9 @@ class Checkpoint:
                 state[f"{_OPTIMIZER}{i}.{key}"] = tensor
         # clones: tied weights share memory, which the format refuses
         state = {name: one.detach().cpu().clone(memory_format=torch.contiguous_format) for name, one in state.items()}
-        with _replacing(self._state(run)) as new:
+        with replacing(self._state(run)) as new:
             save_file(state, new, {"step": str(step)})
+        self._note()
 
     def load(self, run: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
         """Put a saved state back; how many steps it has done, 0 where there is none."""
@@ -79,19 +82,23 @@ class Checkpoint:
     def _state(self, run: str) -> Path:
         return self.folder / f"{hashlib.sha256(run.encode()).hexdigest()[:16]}.safetensors"
 
+    def _note(self) -> None:
+        _write(self.folder / _SECONDS, {"spent": self.before + time.perf_counter() - self.begun})
+
 
 def checkpoint_beside(store: FeatureStore | str | Path | None, what: Sequence[object]) -> Checkpoint:
     """The checkpoint of a training that `what` tells from all others: in STORE-training, or where the user caches."""
     location = store.location if isinstance(store, FeatureStore) else str(store or default_location())
     place = default_location() if "://" in location else Path(location).expanduser().absolute()
     key = hashlib.sha256(json.dumps([__version__, *map(repr, what)]).encode()).hexdigest()[:32]
-    return Checkpoint(place.with_name(f"{place.name}-training") / key)
+    folder = place.with_name(f"{place.name}-training") / key
+    return Checkpoint(folder, _read(folder / _SECONDS).get("spent", 0.0))
 
 
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A new file that takes the place of `path` when it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_suffix(".new")
-    yield new
-    os.replace(new, path)
+def _read(path: Path) -> dict[str, float]:
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _write(path: Path, numbers: dict[str, float]) -> None:
+    with replacing(path) as new:
+        new.write_text(json.dumps(numbers))

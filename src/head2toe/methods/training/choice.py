@@ -78,20 +78,23 @@ def fit_network(
     """Choose a run on the rows that are not held out, then repeat it on all of them, from `start`.
 
     `settings` tell this fit from others, so that a killed one is continued. The journal gets the seconds and the
-    counted operations of all training steps, those of the choice too. Raises NotConvergedError where every run failed.
+    counted operations of all training steps, those of the choice and of a killed process too, and the test split's
+    logits. Every input, the test split's too, is checked before the first step. Raises DataError for unreadable ones,
+    NotConvergedError where every run failed.
     """
     splits = training_splits(task)
     labels, held_out = np.concatenate([split.labels for split in splits]), held_out_rows(task, training.seed)
     what = (method, settings, backbone.fingerprint, task.classes, [split.ids for split in splits], labels.tolist())
     checkpoint = checkpoint_beside(store, what)
     with journal.phase("train"), _progress(most_steps(training), shown=progress) as advance:
-        rows = read_rows(start.final.backbone, splits)
+        rows = read_rows(start.final.backbone, splits, task.test)
         work = _Work(training, start, rows, labels, held_out, checkpoint, advance)
         tried = _tried(work)
         best = max(tried, key=lambda run: tried[run])
         if tried[best] < 0:
             raise NotConvergedError(f"train: the loss became no number in every run, also with {best}; lower the rates")
         model = _trained(work, start.final, best, np.arange(len(labels)), _FINAL)
+        journal.seconds["train"] = checkpoint.before
         journal.flops["train"] = step_flops(start.final, rows, labels) * _images(work, [*tried, best])
     chosen: dict[str, float | int | str] = {
         "lr": best.lr, "steps": best.steps, "augment": best.augment, "batch_size": training.batch_size,
@@ -101,7 +104,8 @@ def fit_network(
     provenance = Provenance(method, chosen, len(model.kept), n_features)
     network = Network(model, task.classes, Metrics(len(labels), tried[best]), provenance)
     if task.test is not None:
-        right = float((network.logits_of(task.test.source).argmax(axis=1) == task.test.labels).mean())
+        journal.test_logits = network.logits_of(task.test.source)
+        right = float((journal.test_logits.argmax(axis=1) == task.test.labels).mean())
         network = replace(network, metrics=replace(network.metrics, test_accuracy=right))
     checkpoint.remove()
     return network

@@ -43,15 +43,16 @@ class Rows:
             yield ready
 
 
-def read_rows(backbone: Backbone, splits: Sequence[Split], limit: int = LIMIT) -> Rows:
-    """Check all inputs of `splits`, and preprocess them at once where that fits into `limit` bytes.
+def read_rows(backbone: Backbone, splits: Sequence[Split], test: Split | None = None, *, limit: int = LIMIT) -> Rows:
+    """Check all inputs of `splits` and `test`, and preprocess those of `splits` at once if that fits `limit` bytes.
 
     Raises DataError that names the unreadable ones.
     """
     inputs = distinct(splits)
     everything = range(len(inputs))
-    if damaged := find_damaged(inputs, everything):
-        raise damage_report("train", damaged, len(inputs))
+    checked = inputs if test is None else distinct([*splits, test])
+    if damaged := find_damaged(checked, range(len(checked))):
+        raise damage_report("train", damaged, len(checked))
     rows = Rows(backbone, inputs, np.array([inputs.at[key] for split in splits for key in split.ids]), ())
     if backbone.preprocess(inputs[0]).nbytes * len(inputs) > limit:
         return rows
