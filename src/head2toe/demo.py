@@ -33,7 +33,7 @@ def run(out: Path, store: str | None = None) -> Demo:
         head = method_named(name, target_sizes=SIZES).fit(backbone, task, store, journal=journal)
         assert isinstance(head, Head)
         heads[name] = head
-        extract_seconds += journal.seconds["extract"]
+        extract_seconds += journal.seconds["extract"] + journal.seconds.get("extract_test", 0.0)
         reports[name] = fit_report(heads[name], backbone, journal)
     heads["head2toe"].save_pretrained(out / "head")
     sample = out / "digit.png"
