@@ -11,7 +11,7 @@ from head2toe.backbones import load_backbone
 from head2toe.backbones.build import side_by_side
 from head2toe.backbones.select import flops_of
 from head2toe.data import task_from_arrays
-from head2toe.errors import BackboneError, DataError
+from head2toe.errors import BackboneError, DataError, FeatureError
 from head2toe.extract import view_of
 from head2toe.head import load_head, model_card, softmax
 from head2toe.images import ImagePreprocess
@@ -24,7 +24,7 @@ from head2toe.methods.head2toe_ft import Head2ToeFT
 from head2toe.methods.linear import Control, Linear
 from head2toe.methods.oracle import Oracle
 from head2toe.methods.paper import Grid, Paper
-from head2toe.methods.problem import Journal
+from head2toe.methods.problem import Journal, fold_of
 from head2toe.methods.relevance import Kept
 from head2toe.store import FeatureStore
 
@@ -147,6 +147,58 @@ def test_a_lasso_of_two_classes_pulls_them_apart_and_drops_features(network, cor
     assert (head.W[:, 0] * head.W[:, 1] <= 0).all()  # what both classes share costs and says nothing
     assert 0 < head.n_kept < head.provenance.n_features
     assert head.metrics.cv_accuracy > 0.9
+
+
+@pytest.mark.parametrize("penalty", ["l1", "l21"])
+def test_features_that_say_nothing_still_give_a_head_that_predicts(penalty, network, corners, store):
+    """Here the larger class alone is the best guess, and the layer that keeps nothing makes it."""
+    images = np.stack([corners.train.source[i] for i in range(60)])
+    labels = (np.random.default_rng(0).random(60) > 0.85).astype(np.int64)
+    task = task_from_arrays(images, labels, test=(images[:8], labels[:8]))
+    head = AllFeatures(penalty, 64).fit(network, task, store, progress=False)
+    assert head.n_kept > 0
+    assert head.predict_proba([images[0]], network).shape == (1, 2)
+
+
+class TestFolds:
+    def task(self, labels, copies=0, **given):
+        random = np.random.default_rng(0)
+        images = random.integers(0, 256, (len(labels), 4, 4, 3), dtype=np.uint8)
+        images[len(labels) - copies :] = images[:copies]
+        return task_from_arrays(images, np.array(labels), **given)
+
+    def test_copies_of_an_input_are_held_out_together(self):
+        task = self.task([0, 1] * 20 + [0, 1] * 5, copies=10)
+        folds = fold_of(task, task.train.labels, 5, 0)
+        assert np.array_equal(folds[40:], folds[:10])
+        assert np.bincount(folds[:40]).tolist() == [8] * 5
+
+    def test_the_only_image_of_a_class_is_never_held_out(self):
+        task = self.task([0] * 10 + [1])
+        folds = fold_of(task, task.train.labels, 1, 0)
+        assert set(folds.tolist()) == {0, -1}
+        assert folds[10] == -1
+
+    def test_a_validation_split_whose_classes_train_lacks_judges_nothing(self):
+        images = np.random.default_rng(1).integers(0, 256, (6, 4, 4, 3), dtype=np.uint8)
+        task = self.task([0] * 10, validation=(images, np.array([0, 1] * 3)))
+        labels = np.concatenate([task.train.labels, task.validation.labels])
+        folds = fold_of(task, labels, 1, 0)
+        assert set(labels[folds < 0]) == {0, 1}
+        assert (folds == 0).any()
+
+    def test_where_nothing_can_be_held_out_that_is_said(self):
+        task = self.task([0, 1])
+        with pytest.raises(DataError, match="no image that can be held out"):
+            fold_of(task, task.train.labels, 1, 0)
+
+
+def test_last_features_that_were_not_loaded_are_missed_before_the_network_runs(network, pair, corners, store):
+    first = replace(pair, taps=tuple(tap for tap in pair.taps if tap.name.startswith("0:")))
+    with pytest.raises(BackboneError, match=r"without its last features '1:"):
+        Control(64).fit(first, corners, store, progress=False)
+    with pytest.raises(BackboneError, match="without its last features"):
+        Paper("linear", 64).fit(replace(network, taps=network.taps[:1]), corners, store, progress=False)
 
 
 class TestControl:
@@ -280,6 +332,16 @@ def test_names_and_settings_are_checked():
     with pytest.raises(DataError, match="criterion 'extra_tree' is unknown, did you mean 'extra_trees'"):
         method_named("head2toe", criterion="extra_tree")
     assert method_named("head2toe", target_sizes=[64, 512], keep=[0.1], folds=3, seed=1).target_size == (64, 512)
+
+
+def test_scores_and_windows_that_do_not_fit_are_refused_before_the_network_runs(network, corners, store, monkeypatch):
+    monkeypatch.setattr(type(network), "forward", lambda *a: pytest.fail("the network ran"))
+    for wrong in ({"keep": ()}, {"scores": np.ones(3), "target_size": (64, 512)}, {"scores": np.array([np.nan])}):
+        with pytest.raises(DataError):
+            Head2Toe(**({"target_size": 64} | wrong))
+    for far in ({"scores": np.ones(3)}, {"window": (0, 10**6)}):
+        with pytest.raises(FeatureError, match=r"one a feature|ends beyond"):
+            Head2Toe(64, **far).fit(network, corners, store, progress=False)
 
 
 def test_a_criterion_is_that_of_the_selection_and_by_default_its_own():

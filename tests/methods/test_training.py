@@ -23,10 +23,11 @@ from head2toe.methods.head2toe_ft import Head2ToeFT
 from head2toe.methods.linear import Linear
 from head2toe.methods.problem import Journal
 from head2toe.methods.scratch import Scratch, untrained
-from head2toe.methods.training import Training, loop
+from head2toe.methods.training import Training, choice, loop
 from head2toe.methods.training.checkpoint import Checkpoint
+from head2toe.methods.training.choice import _digest
 from head2toe.methods.training.depthwise import depthwise_in_float32
-from head2toe.methods.training.rows import augmented, read_rows
+from head2toe.methods.training.rows import Rows, augmented, read_rows
 from head2toe.network import Network, Tapped
 from head2toe.table import scaled
 from head2toe.taps import Pool, PooledTap
@@ -180,15 +181,46 @@ def test_an_unreadable_test_picture_is_found_before_the_first_step(network, corn
         FineTune(SHORT).fit(network, replace(corners, test=broken), store)
 
 
+def test_trainings_from_other_heads_have_checkpoints_of_their_own(network):
+    starts = []
+    for seed in (0, 1):
+        model = on_last_features(network, 4)
+        torch.manual_seed(seed)
+        torch.nn.init.normal_(model.classifier.weight)
+        starts.append(model)
+    wider = on_last_features(network, 5)
+    assert len({_digest(start) for start in (*starts, wider)}) == 3
+    assert _digest(starts[0]) == _digest(copy.deepcopy(starts[0]))
+
+
+def test_what_is_no_picture_is_not_trained_twice_for_nothing(network, corners, store, monkeypatch):
+    tuned, runs, trained = FineTune(replace(SHORT, augments=("none", "shift"))), [], choice._trained
+
+    def seen(work, start, run, *more):
+        runs.append(run.augment)
+        return trained(work, start, run, *more)
+
+    monkeypatch.setattr(choice, "_trained", seen)
+    tuned.fit(network, corners, store)
+    assert runs[:-1] == ["none", "shift"]
+    runs.clear()
+    monkeypatch.setattr(Rows, "pictures", False)
+    tuned.fit(network, corners, store)
+    assert runs == ["none", "none"]  # judged, then on all rows
+
+
 def test_a_fit_killed_while_it_is_tested_loses_no_training(network, corners, store, monkeypatch):
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Network, "logits_of", killed)
-    with pytest.raises(KeyboardInterrupt):
-        FineTune(SHORT).fit(network, corners, store)
-    (left,) = store.with_name("store-training").iterdir()
-    assert len(Checkpoint(left).finished()) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(Network, "logits_of", killed)
+        with pytest.raises(KeyboardInterrupt):
+            FineTune(SHORT).fit(network, corners, store)
+    steps, one_step = [], loop._step
+    monkeypatch.setattr(loop, "_step", lambda *given: steps.append(1) or one_step(*given))
+    FineTune(SHORT).fit(network, corners, store)
+    assert len(steps) == 1  # the one whose operations are counted
 
 
 def _scaled(blocks, kept, scaling):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -56,61 +56,76 @@ class AllFeatures:
         return tuple(tap.name for tap in backbone.taps)
 
     def choose(self, problem: Problem, journal: Journal) -> Outcome:
-        return max((self._at(pool, problem, journal) for pool in self.pools), key=lambda outcome: outcome.cv_accuracy)
+        with journal.phase("select"):
+            best = max((self._at(pool, problem) for pool in self.pools), key=lambda choice: choice.cv_accuracy)
+        with journal.phase("fit"):
+            return best.fit()
 
-    def _at(self, pool: Pool, problem: Problem, journal: Journal) -> Outcome:
+    def _at(self, pool: Pool, problem: Problem) -> Choice:
         if self.penalty == "l2":
-            return cross_validated_ridge(problem, pool, journal)
-        return _cross_validated_path(problem, pool, self.penalty, journal)
+            return cross_validated_ridge(problem, pool)
+        return _cross_validated_path(problem, pool, self.penalty)
 
 
-def cross_validated_ridge(problem: Problem, pool: Pool, journal: Journal, *, means_only: bool = False) -> Outcome:
+@dataclass(frozen=True)
+class Choice:
+    """The best strength at one target size: its cross-validated accuracy, and how the layer is fitted."""
+
+    cv_accuracy: float
+    fit: Callable[[], Outcome]
+
+
+def cross_validated_ridge(problem: Problem, pool: Pool, *, means_only: bool = False) -> Choice:
     """The l2-regularised layer on all features of the problem's taps, at the best cross-validated strength.
 
     means_only=True leaves deviations out, as a linear probe does where its last features are a map.
     """
-    with journal.phase("select"):
-        design = design_of(problem.table(pool))
-        index = design.means() if means_only else np.arange(design.n_features)
-        features = design.blocks if len(index) == design.n_features else (design.features(index),)
-        K = ridge.gram(features)
-        right = problem.over_folds(lambda out: right_without(K, problem.labels, out, problem.n_classes))
-        best = int(np.argmax(right))
-    with journal.phase("fit"):
+    design = design_of(problem.table(pool))
+    index = design.means() if means_only else np.arange(design.n_features)
+    features = design.blocks if len(index) == design.n_features else (design.features(index),)
+    K = ridge.gram(features)
+    right = problem.over_folds(lambda out: right_without(K, problem.labels, out, problem.n_classes))
+    best = int(np.argmax(right))
+    accuracy = right[best] / problem.n_held_out
+
+    def fitted() -> Outcome:
         layer = fit(features, K, problem.labels, STRENGTHS[best], problem.n_classes)
-    settings = _settings(problem, pool) | {"l2_strength": float(STRENGTHS[best])}
-    layer = design.scale(index).undo(layer)
-    return Outcome(design.taps, design.scaling, index, layer, right[best] / problem.n_held_out, settings)
+        settings = _settings(problem, pool) | {"l2_strength": float(STRENGTHS[best])}
+        return Outcome(design.taps, design.scaling, index, design.scale(index).undo(layer), accuracy, settings)
+
+    return Choice(accuracy, fitted)
 
 
-def _cross_validated_path(problem: Problem, pool: Pool, penalty: Literal["l1", "l21"], journal: Journal) -> Outcome:
-    """The exact l1- or l2,1-penalised layer at the best of the strengths from lam_max down."""
-    solver = lasso if penalty == "l1" else group_lasso
-    with journal.phase("select"):
-        design = design_of(problem.table(pool))
+def _cross_validated_path(problem: Problem, pool: Pool, penalty: Literal["l1", "l21"]) -> Choice:
+    """The exact l1- or l2,1-penalised layer at the best of the strengths below lam_max, where it keeps nothing."""
+    solver, design = lasso if penalty == "l1" else group_lasso, design_of(problem.table(pool))
 
-        def path(lams: np.ndarray, held_out: np.ndarray | None = None) -> Path:
-            weight = None if held_out is None else (~held_out).astype(np.float64)
-            return solver.path(
-                design.blocks, problem.labels, lams, n_classes=problem.n_classes, sample_weight=weight, tol=TOLERANCE
-            )
+    def path(lams: np.ndarray, held_out: np.ndarray | None = None) -> Path:
+        weight = None if held_out is None else (~held_out).astype(np.float64)
+        return solver.path(
+            design.blocks, problem.labels, lams, n_classes=problem.n_classes, sample_weight=weight, tol=TOLERANCE
+        )
 
-        shares = np.geomspace(1.0, PATH_END, PATH_LENGTH)
-        lams = shares * solver.lam_max(design.blocks, problem.labels, n_classes=problem.n_classes)
-        with problem.bar(f"all-{penalty}, fold by fold", problem.n_folds) as advance:
+    shares = np.geomspace(1.0, PATH_END, PATH_LENGTH)
+    lams = shares * solver.lam_max(design.blocks, problem.labels, n_classes=problem.n_classes)
+    with problem.bar(f"all-{penalty}, fold by fold", problem.n_folds) as advance:
 
-            def on_path(held_out: np.ndarray) -> np.ndarray:
-                right = _held_out_right(design, problem.labels, held_out, path(lams, held_out))
-                advance()
-                return right
+        def on_path(held_out: np.ndarray) -> np.ndarray:
+            right = _held_out_right(design, problem.labels, held_out, path(lams, held_out))
+            advance()
+            return right
 
-            right = problem.over_folds(on_path)
-        best = int(np.argmax(right))
-    with journal.phase("fit"):
+        right = problem.over_folds(on_path)
+    best = 1 + int(np.argmax(right[1:]))
+    accuracy = right[best] / problem.n_held_out
+
+    def fitted() -> Outcome:
         index, W, b = path(lams[: best + 1]).coef(best)
-    settings = _settings(problem, pool) | {f"{penalty}_strength": float(lams[best])}
-    layer = design.scale(index).undo(Layer(W, b))
-    return Outcome(design.taps, design.scaling, index, layer, right[best] / problem.n_held_out, settings)
+        settings = _settings(problem, pool) | {f"{penalty}_strength": float(lams[best])}
+        layer = design.scale(index).undo(Layer(W, b))
+        return Outcome(design.taps, design.scaling, index, layer, accuracy, settings)
+
+    return Choice(accuracy, fitted)
 
 
 def _held_out_right(design: Design, labels: np.ndarray, held_out: np.ndarray, path: Path) -> np.ndarray:

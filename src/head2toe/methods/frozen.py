@@ -75,11 +75,12 @@ def pools_of(target_size: int | Sequence[int], moments: Moments | None = None) -
     return tuple(Pool(size, moments=moments or (2 if size <= _COARSE else 1)) for size in sorted(sizes))
 
 
-def last_features(backbone: Backbone) -> str:
-    """The tap that a linear probe reads; BackboneError where the backbone was loaded without it."""
-    if backbone.prelogits not in {tap.name for tap in backbone.taps}:
+def last_features(backbone: Backbone, *names: str) -> tuple[str, ...]:
+    """The tap that a linear probe reads, or those `names`; BackboneError where the backbone was loaded without one."""
+    wanted, there = names or (backbone.prelogits,), {tap.name for tap in backbone.taps}
+    if absent := [name for name in wanted if name not in there]:
         raise BackboneError(
-            f"fit: {backbone.id} was loaded without its last features '{backbone.prelogits}', which this method reads; "
+            f"fit: {backbone.id} was loaded without its last features '{absent[0]}', which this method reads; "
             "load all taps and no budget of operations"
         )
-    return backbone.prelogits
+    return wanted

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from head2toe.errors import DataError
+from head2toe.errors import DataError, FeatureError
 from head2toe.methods import SIZES, frozen
 from head2toe.methods.design import Design, design_of
 from head2toe.methods.final import STRENGTHS, fit, held_out_right, right_without
@@ -58,6 +58,10 @@ class Head2Toe:
         check_criterion(self.criterion)
         for fraction in self.fractions:
             n_kept(1, fraction)
+        if not self.fractions:
+            raise DataError("Head2Toe: keep should name at least one fraction")
+        if self.scores is not None and (len(self.pools) > 1 or not np.isfinite(self.scores).all()):
+            raise DataError("Head2Toe: scores should be finite numbers, those of one target size")
         if self.window is None:
             return
         if self.keep is not None:
@@ -81,6 +85,15 @@ class Head2Toe:
         return frozen.pools_of(self.target_size, self.moments)
 
     def reads(self, backbone: Backbone, task: Task) -> tuple[str, ...]:
+        for pool in self.pools:
+            n_features = sum(pool.length(tap) for tap in backbone.taps)
+            if self.scores is not None and np.shape(self.scores) != (n_features,):
+                raise FeatureError(
+                    f"keep: {n_features} scores are needed, one a feature, got shape {np.shape(self.scores)}"
+                )
+            if self.window is not None and sum(self.window) > n_features:
+                offset, count = self.window
+                raise FeatureError(f"keep: a window of {count} features from {offset} on ends beyond the {n_features}")
         return tuple(tap.name for tap in backbone.taps)
 
     def choose(self, problem: Problem, journal: Journal) -> Outcome:

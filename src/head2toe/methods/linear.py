@@ -35,10 +35,10 @@ class Linear:
         return frozen.pools_of(self.target_size)
 
     def reads(self, backbone: Backbone, task: Task) -> tuple[str, ...]:
-        return (frozen.last_features(backbone),)
+        return frozen.last_features(backbone)
 
     def choose(self, problem: Problem, journal: Journal) -> Outcome:
-        return cross_validated_ridge(problem, self.pools[0], journal, means_only=True)
+        return probe(problem, self.pools[0], journal)
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,18 @@ class Control:
                 f"control: the networks of {backbone.id} differ in architecture, so that a gain would not be the "
                 "ensemble's; join networks whose weights have the same names and shapes"
             )
-        return backbone.all_prelogits()
+        return frozen.last_features(backbone, *backbone.all_prelogits())
 
     def choose(self, problem: Problem, journal: Journal) -> Outcome:
-        return cross_validated_ridge(problem, self.pools[0], journal, means_only=True)
+        return probe(problem, self.pools[0], journal)
+
+
+def probe(problem: Problem, pool: Pool, journal: Journal) -> Outcome:
+    """A linear probe on whatever the problem reads."""
+    with journal.phase("select"):
+        choice = cross_validated_ridge(problem, pool, means_only=True)
+    with journal.phase("fit"):
+        return choice.fit()
 
 
 def _weight_shapes(network: Network) -> dict[str, tuple[int, ...]]:

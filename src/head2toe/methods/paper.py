@@ -95,7 +95,7 @@ class Paper:
         return [Setting(*values) for values in product(self.grid.steps, self.grid.lrs, lams, kappas)]
 
     def reads(self, backbone: Backbone, task: Task) -> tuple[str, ...]:
-        return (backbone.prelogits,) if self.method == "linear" else tuple(tap.name for tap in backbone.taps)
+        return frozen.last_features(backbone) if self.method == "linear" else tuple(tap.name for tap in backbone.taps)
 
     def choose(self, problem: Problem, journal: Journal) -> Outcome:
         with journal.phase("select"):
@@ -138,10 +138,11 @@ class _Choice:
 
     pool: Pool
     setting: Setting
+    n_kept: int
     accuracy: float
 
-    def merit(self) -> tuple[float, float, int, int]:
-        return self.accuracy, -self.setting.kappa, -self.pool.target_size, -self.setting.steps
+    def merit(self) -> tuple[float, int, int]:
+        return self.accuracy, -self.n_kept, -self.setting.steps
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +172,10 @@ def _cross_validated(paper: Paper, problem: Problem, pool: Pool) -> list[_Choice
             return np.array(counts)
 
         accuracies = problem.over_folds(right) / problem.n_held_out
-    return [_Choice(pool, setting, float(a)) for setting, a in zip(settings, accuracies, strict=True)]
+    return [
+        _Choice(pool, setting, n_kept(table.n_features, setting.kappa), float(accuracy))
+        for setting, accuracy in zip(settings, accuracies, strict=True)
+    ]
 
 
 def _trained(

@@ -178,10 +178,26 @@ def fold_of(task: Task, labels: np.ndarray, folds: int, seed: int) -> np.ndarray
         )
     if folds > len(labels):
         raise DataError(f"fit: {folds} folds need at least {folds} images, got {len(labels)}; lower --folds")
-    if folds == 1 and task.validation is not None:
+    if folds == 1 and task.validation is not None and len(np.unique(task.train.labels)) > 1:
         return np.repeat([-1, 0], [len(task.train.labels), len(task.validation.labels)]).astype(np.int64)
-    dealt = spread(labels, 5 if folds == 1 else folds, seed)
-    return np.where(dealt == 0, 0, -1) if folds == 1 else dealt
+    ids = np.array([id for split in training_splits(task) for id in split.ids])
+    _, first, copies = np.unique(ids, return_index=True, return_inverse=True)
+    once = np.sort(first)  # copies of one input share its fold: none is judged by a model that has seen it
+    dealt = np.empty(len(labels), dtype=np.int64)
+    dealt[once] = spread(labels[once], 5 if folds == 1 else folds, seed)
+    dealt = dealt[first][copies]
+    return dealt if folds > 1 else _held_out_once(task, labels, dealt == 0)
+
+
+def _held_out_once(task: Task, labels: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """Fold 0 for the rows `out` (n,) bool, but for the only ones of a class; DataError where none is left to judge."""
+    lost = np.setdiff1d(labels, labels[~out])
+    out = out & ~np.isin(labels, lost)
+    if not out.any():
+        raise DataError(
+            f"fit: '{task.name}' has no image that can be held out without leaving its class without one; add images"
+        )
+    return np.where(out, 0, -1)
 
 
 def spread(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:

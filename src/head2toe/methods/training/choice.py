@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -84,10 +85,15 @@ def fit_network(
     """
     splits = training_splits(task)
     labels, held_out = np.concatenate([split.labels for split in splits]), held_out_rows(task, training.seed)
-    what = (method, settings, backbone.fingerprint, task.classes, [split.ids for split in splits], labels.tolist())
+    what = (
+        method, settings, backbone.fingerprint, task.classes, [split.ids for split in splits], labels.tolist(),
+        _digest(start.judged), _digest(start.final),
+    )  # fmt: skip
     checkpoint = checkpoint_beside(store, what)
     with journal.phase("train"), _progress(most_steps(training), shown=progress) as advance:
         rows = read_rows(start.final.backbone, splits, task.test)
+        if not rows.pictures:  # nothing to shift: every augmentation would repeat the first
+            training = replace(training, augments=training.augments[:1])
         work = _Work(training, start, rows, labels, held_out, checkpoint, advance)
         tried = _tried(work)
         best = max(tried, key=lambda run: tried[run])
@@ -95,7 +101,11 @@ def fit_network(
             raise NotConvergedError(f"train: the loss became no number in every run, also with {best}; lower the rates")
         model = _trained(work, start.final, best, np.arange(len(labels)), _FINAL)
         journal.seconds["train"] = checkpoint.before
-        journal.flops["train"] = step_flops(start.final, rows, labels) * _images(work, [*tried, best])
+        final = step_flops(start.final, rows, labels)
+        judged = final if start.judged is start.final else step_flops(start.judged, rows, labels)
+        batch = training.batch_size
+        journal.flops["train"] = final * best.steps * min(batch, len(labels))
+        journal.flops["train"] += judged * sum(run.steps for run in tried) * min(batch, int((~held_out).sum()))
     chosen: dict[str, float | int | str] = {
         "lr": best.lr, "steps": best.steps, "augment": best.augment, "batch_size": training.batch_size,
         "optimizer": training.optimizer, "weight_decay": training.weight_decay, "seed": training.seed,
@@ -152,12 +162,12 @@ def _trained(work: _Work, start: Tapped, run: Run, chosen: np.ndarray, name: str
     return model
 
 
-def _images(work: _Work, runs: list[Run]) -> int:
-    """How many images the steps of `runs` have seen, the last of them on all rows."""
-    n_judging = int((~work.held_out).sum())
-    sizes = [min(work.training.batch_size, n_judging)] * (len(runs) - 1)
-    sizes.append(min(work.training.batch_size, len(work.labels)))
-    return sum(run.steps * size for run, size in zip(runs, sizes, strict=True))
+def _digest(start: Tapped) -> str:
+    """What tells one start from another: the columns that it reads, and the layer on them."""
+    digest = hashlib.sha256(repr([one.pooled for one in start.kept]).encode())
+    for array in (*(one.columns for one in start.kept), start.classifier.weight.detach().cpu().numpy()):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 @contextmanager

@@ -66,7 +66,7 @@ def train(
             if not math.isfinite(loss):
                 raise NotConvergedError(f"train: the loss became {loss} at step {step + 1} ({run}); lower the rate")
             advance(1)
-            if (step + 1) % SAVED_EVERY == 0:
+            if (step + 1) % SAVED_EVERY == 0 or step + 1 == run.steps:
                 checkpoint.save(name, step + 1, model, optimizer)
     model.eval()
 

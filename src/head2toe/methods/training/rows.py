@@ -31,6 +31,11 @@ class Rows:
     at: np.ndarray
     kept: tuple[np.ndarray, ...]
 
+    @property
+    def pictures(self) -> bool:
+        """Whether these are pictures that can be shifted and mirrored."""
+        return _is_picture(self.kept[0] if self.kept else self.backbone.preprocess(self.inputs[0]))
+
     @contextmanager
     def batches(self, schedule: Sequence[np.ndarray]) -> Iterator[Iterator[list[np.ndarray]]]:
         """The preprocessed rows of each batch, in order; beyond the limit of memory they are decoded ahead."""
@@ -63,9 +68,13 @@ def read_rows(backbone: Backbone, splits: Sequence[Split], test: Split | None = 
 
 def augmented(rows: list[np.ndarray], augment: Augment, random: np.random.Generator) -> list[np.ndarray]:
     """Each picture (H, W, 3) uint8 shifted, and mirrored where asked for; what is no picture stays as it is."""
-    if augment == "none" or any(row.ndim != 3 or row.dtype != np.uint8 for row in rows):
+    if augment == "none" or not all(map(_is_picture, rows)):
         return rows
     return [_changed(row, augment, random) for row in rows]
+
+
+def _is_picture(row: np.ndarray) -> bool:
+    return row.ndim == 3 and row.dtype == np.uint8
 
 
 def _changed(row: np.ndarray, augment: Augment, random: np.random.Generator) -> np.ndarray:
