@@ -267,3 +267,19 @@ def test_progress_shows_speed_on_a_terminal(backbone, store, capfd, monkeypatch)
 
 def test_an_extraction_reads_as_a_sentence():
     assert str(Extraction(1000, 0, 0.04)) == "0 of 1,000 computed in 0.0 s"
+
+
+def test_an_input_that_changed_since_it_was_loaded_is_refused(backbone, store):
+    pixels = images(6)
+    data = split(pixels)
+    pixels[4] += 1
+    with pytest.raises(DataError, match=r"\[4\]: it has changed since it was loaded"):
+        extract(backbone, [data], store, [POOL], progress=False)
+    assert store.missing(view_of(backbone, POOL), data.ids, backbone.taps) == list(data.ids)
+
+
+def test_seconds_are_told_by_split(backbone, store):
+    first, second = split(images(6)), split(np.concatenate([images(2), images(4, seed=1)]))
+    done = extract(backbone, [first, second], store, [POOL], progress=False)
+    assert (done.total, done.computed, done.of_splits) == (10, 10, (6, 4))
+    assert extract(backbone, [first, second], store, [POOL], progress=False).of_splits == (0, 0)

@@ -1,6 +1,7 @@
 import json
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,9 +9,20 @@ from PIL import Image
 
 from head2toe.apply import predict_files
 from head2toe.backbones import load_backbone
+from head2toe.backbones.build import side_by_side
 from head2toe.errors import HeadError
 from head2toe.gather import forward
-from head2toe.head import Head, KeptTap, Metrics, Provenance, described, load_head, softmax
+from head2toe.head import (
+    Head,
+    KeptTap,
+    Metrics,
+    Provenance,
+    check_target,
+    described,
+    encoded,
+    load_head,
+    softmax,
+)
 from head2toe.taps import Pool, PooledTap
 
 
@@ -137,3 +149,51 @@ def test_copies_of_this_process_label_many_files_in_their_order(head, network, t
     rows = np.array([list(one.probabilities.values()) for one in found])
     assert np.allclose(rows, softmax(head.predict_logits(list(pixels), network)), atol=1e-6)
     assert seen == [16]  # the first of them, by this process
+
+
+def test_a_folder_that_is_no_head_is_left_alone(head, tmp_path):
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    (notes / "README.md").write_text("mine")
+    with pytest.raises(HeadError, match="is not a head"):
+        head.save_pretrained(notes)
+    with pytest.raises(HeadError, match="nothing can be written"):
+        check_target(notes / "README.md" / "head")
+    assert (notes / "README.md").read_text() == "mine"
+
+
+def test_a_head_whose_replacement_fails_is_still_there(head, network, images, tmp_path, monkeypatch):
+    folder = head.save_pretrained(tmp_path / "head")
+    rename = Path.rename
+
+    def failing(self, target):
+        if self.name == "head" and self != folder:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", failing)
+        with pytest.raises(KeyboardInterrupt):
+            replace(head, b=head.b + 1).save_pretrained(folder)
+    assert np.array_equal(load_head(folder).b, head.b)
+    assert [path.name for path in tmp_path.iterdir()] == ["head"]
+
+
+@pytest.mark.parametrize("config", ["[]", "null", '{"format": 1, "kept": 3}'])
+def test_a_config_of_another_form_is_damage(config, head, tmp_path):
+    folder = head.save_pretrained(tmp_path / "head")
+    (folder / "config.json").write_text(config)
+    with pytest.raises(HeadError, match="damaged"):
+        load_head(folder)
+
+
+def test_a_head_on_two_networks_finds_them_at_their_size(head):
+    pair = load_backbone("efficientnet_lite0+efficientnet_lite0", precision="float32", image_size=64, resize="crop")
+    fitted = replace(head, backbone=pair.id, preprocessing=json.loads(json.dumps(described(pair.preprocess))))
+    assert fitted.load_backbone().fingerprint == pair.fingerprint
+
+
+def test_a_name_is_a_file_to_every_network_that_sees(head, network, images, tmp_path):
+    pair = side_by_side((network, network))
+    Image.fromarray(images[0]).save(tmp_path / "a.png")
+    assert encoded(str(tmp_path / "a.png"), pair) == (tmp_path / "a.png").read_bytes()

@@ -109,7 +109,7 @@ def test_bfloat16_pools_as_its_float32_copy_does(channels, height, width, target
     torch.testing.assert_close(pool(x, tap), pool(x.float(), tap), rtol=1e-5, atol=1e-5 if moments == 1 else 1e-3)
 
 
-def test_large_bfloat16_maps_are_pooled_by_all_threads_alike():
+def test_large_bfloat16_maps_are_pooled_row_by_row_and_as_in_float32():
     tap, pool = Tap("t", (64, 64, 96), "NHWC"), Pool(1000, moments=2)
     x = torch.rand(2, 64, 64, 96, generator=torch.Generator().manual_seed(0)).bfloat16()
     one = torch.cat([pool(row, tap) for row in x.split(1)])

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from head2toe.data.task import joined
+from head2toe import images
+from head2toe.data.task import Check, joined
 from head2toe.errors import DataError, HeadError
 from head2toe.extract import extract, view_of
-from head2toe.extract.copies import copies, how_many, settled
+from head2toe.extract.copies import copies, how_many
 from head2toe.head import Head, check_fits, softmax
 from head2toe.network import Network
 from head2toe.store import FeatureStore, default_location
@@ -67,7 +68,7 @@ def predict_files(
     if absent:
         raise DataError(f"predict: no such file: {', '.join(absent[:20])}")
     source = Files(".", tuple(str(path) for path in files))
-    damaged = find_damaged(source, range(len(files)))
+    damaged = find_damaged(source, range(len(files)), _check_of(head, backbone))
     if damaged:
         raise damage_report("predict", damaged, len(files))
     for path, row in zip(files, _probabilities(head, files, device, backbone, trust_remote_code), strict=True):
@@ -144,7 +145,16 @@ def _probabilities(
         return
     yield from answer(parts[0])  # what a process compiles or finds out once, copies have
     with copies(answer, min(n, len(parts) - 1)) as ask:
-        yield from chain.from_iterable(map(settled, [ask(part) for part in parts[1:]]))
+        yield from chain.from_iterable(future.result() for future in [ask(part) for part in parts[1:]])
+
+
+def _check_of(model: Head | Network, backbone: Backbone | None) -> Check:
+    """What refuses an unreadable file; texts and sounds are left to a network that is not there yet."""
+    network = model.model.backbone if isinstance(model, Network) else backbone
+    if network is not None:
+        return network.check
+    assert isinstance(model, Head)
+    return images.check if {"size", "parts", "name"} & model.preprocessing.keys() else lambda item: None
 
 
 def _read(head: Head, backbone: Backbone, store: FeatureStore, split: Split) -> FeatureTable:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
 import numpy as np
 
 from head2toe import __version__
 from head2toe.errors import Head2ToeError, HeadError
 from head2toe.gather import Encoded, gather
-from head2toe.images import ImagePreprocess
+from head2toe.images import Resize
 from head2toe.table import FeatureTable, Scaling, scaled
 from head2toe.taps import Pool, PooledTap, Tap
 
@@ -26,7 +25,8 @@ Precision = Literal["float32", "bfloat16", "float16"]
 T = TypeVar("T")
 
 FORMAT = 1
-_FILES = ("head.safetensors", "network.safetensors", "config.json", "README.md")
+_TENSORS = ("head.safetensors", "network.safetensors")
+_FILES = (*_TENSORS, "config.json", "README.md")
 UPPER_BOUND = "upper_bound"  # the setting that marks a head chosen on test images
 
 
@@ -138,11 +138,9 @@ class Head:
         """The backbone that the head was fitted on, from its id."""
         from head2toe.backbones import load_backbone
 
-        resize = "crop" if self.preprocessing.get("resize") == "crop" else "squash"
-        size = image_size(self.preprocessing)
         return load_backbone(
-            self.backbone, precision=self.precision, device=device, resize=resize, image_size=size,
-            trust_remote_code=trust_remote_code,
+            self.backbone, precision=self.precision, device=device, trust_remote_code=trust_remote_code,
+            **picture_options(self.preprocessing),
         )  # fmt: skip
 
     def save_pretrained(self, folder: str | Path) -> Path:
@@ -171,28 +169,42 @@ def write_folder(
     folder: str | Path, name: str, tensors: Mapping[str, np.ndarray], config: dict[str, object], card: str
 ) -> Path:
     """Write `name`.safetensors, config.json and README.md, whole or not at all, in place of what was saved there."""
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     target = Path(folder)
     check_target(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
-        new = Path(scratch) / name
-        new.mkdir()
-        save_file(dict(tensors), new / f"{name}.safetensors")
-        (new / "config.json").write_text(json.dumps(config, indent=1) + "\n")
-        (new / "README.md").write_text(card)
-        if target.exists():
-            shutil.move(target, Path(scratch) / "old")
-        new.rename(target)
+    try:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
+            new, old = Path(scratch) / name, Path(scratch) / "old"
+            new.mkdir()
+            save_file(dict(tensors), new / f"{name}.safetensors")
+            (new / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+            (new / "README.md").write_text(card)
+            try:
+                if target.exists():
+                    target.rename(old)
+                new.rename(target)
+            except BaseException:
+                if old.exists() and not target.exists():
+                    old.rename(target)
+                raise
+    except (OSError, SafetensorError) as error:
+        raise HeadError(f"save: {target} cannot be written ({error}); free space or choose another folder") from error
     return target
 
 
 def check_target(folder: Path) -> None:
-    """Raise before any work where `save` would have to refuse."""
+    """Raise HeadError before any work where `save` would have to refuse; makes the folder that `folder` will lie in."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder.parent).close()
+    except OSError as error:
+        raise HeadError(f"save: nothing can be written in {folder.parent} ({error}); choose another folder") from error
     if not folder.exists():
         return
-    strangers = {p.name for p in folder.iterdir()} - set(_FILES) if folder.is_dir() else {folder.name}
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
+    strangers = names - set(_FILES) or (names if not names & set(_TENSORS) else set())
     if strangers:
         raise HeadError(
             f"save: {folder} exists and is not a head (it holds {sorted(strangers)[0]}); choose a new folder"
@@ -219,7 +231,7 @@ def read_folder(folder: str | Path, name: str, build: Callable[[dict, dict[str, 
         return build(config, load_file(folder / f"{name}.safetensors"))
     except Head2ToeError:
         raise
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(folder, error) from error
 
 
@@ -230,9 +242,12 @@ def read_config(folder: Path) -> dict:
             f"load: {folder} holds no config.json, so it is no head; `head2toe fit ... --out DIR` writes one"
         )
     try:
-        return json.loads((folder / "config.json").read_text())
+        config = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise _damaged(folder, error) from error
+    if not isinstance(config, dict):
+        raise _damaged(folder, TypeError(f"config.json holds a {type(config).__name__}"))
+    return config
 
 
 def _damaged(folder: Path, error: Exception) -> HeadError:
@@ -277,7 +292,9 @@ def model_card(head: Head) -> str:
 
 def encoded(one: Encoded | Path, backbone: Backbone) -> Encoded:
     """A path becomes the file's bytes; a str is a path to a network that sees and a text to one that reads."""
-    if isinstance(one, str) and isinstance(backbone.preprocess, ImagePreprocess):
+    from head2toe.backbones.sequences import Tokens
+
+    if isinstance(one, str) and not isinstance(backbone.preprocess, Tokens):
         one = Path(one)
     return one.read_bytes() if isinstance(one, Path) else one
 
@@ -289,10 +306,19 @@ def described(preprocess: object) -> dict[str, object]:
     return {"name": getattr(preprocess, "__qualname__", type(preprocess).__qualname__)}
 
 
-def image_size(preprocessing: dict[str, object]) -> int | None:
-    """The side of the square that a preprocessing makes; None for any other."""
-    size = preprocessing.get("size")
-    return int(size[0]) if isinstance(size, (list, tuple)) and len(size) == 2 and size[0] == size[1] else None
+class PictureOptions(TypedDict):
+    """What `load_backbone` is asked for, so that pictures are preprocessed alike."""
+
+    resize: Resize
+    image_size: int | None
+
+
+def picture_options(preprocessing: Mapping[str, Any]) -> PictureOptions:
+    """The options that lead to a preprocessing as `described` tells it; of several networks' that of the first."""
+    first = next(iter(preprocessing.get("parts", ())), preprocessing)
+    size = first.get("size")
+    side = size[0] if isinstance(size, (list, tuple)) and len(size) == 2 and size[0] == size[1] else None
+    return {"resize": "crop" if first.get("resize") == "crop" else "squash", "image_size": side}
 
 
 def _config(head: Head) -> dict[str, object]:

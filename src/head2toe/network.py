@@ -32,9 +32,9 @@ from head2toe.head import (
     describe_kept,
     described,
     encoded,
-    image_size,
     kept_of,
     load_head,
+    picture_options,
     read_config,
     read_folder,
     softmax,
@@ -248,6 +248,8 @@ def _from_config(
 ) -> Network:
     kept = kept_of(config["kept"], tensors)
     b = tensors["classifier.bias"]
+    if len(config["classes"]) != len(b):
+        raise HeadError(f"load: weights of {len(b)} classes do not fit {len(config['classes'])} names")
     W = np.zeros((sum(len(one.columns) for one in kept), len(b)), np.float32)
     model = Tapped(backbone or rebuilt(config), kept, config["scaling"], W, b)
     columns = columns_of(kept)
@@ -264,11 +266,10 @@ def _rebuilt(config: dict, *, device: str, trust_remote_code: bool) -> Backbone:
         raise HeadError(
             f"load: {name} is a module of your own, which no id rebuilds; give it: load_network(folder, backbone=...)"
         )
-    resize = "crop" if wanted.get("resize") == "crop" else "squash"
     for weights in (False, True):
         found = load_backbone(
-            name, precision=config["precision"], device=device, weights=weights, resize=resize,
-            image_size=image_size(wanted), trust_remote_code=trust_remote_code,
+            name, precision=config["precision"], device=device, weights=weights, trust_remote_code=trust_remote_code,
+            **picture_options(wanted),
         )  # fmt: skip
         if json.loads(json.dumps(described(found.preprocess))) == wanted:
             return found

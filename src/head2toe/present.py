@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from head2toe.apply import Evaluation, Prediction
     from head2toe.backbones.core import Backbone
     from head2toe.bench.compare import Comparison
-    from head2toe.extract import Extraction
     from head2toe.head import Head
     from head2toe.methods.problem import Journal
     from head2toe.network import Network
@@ -224,10 +223,6 @@ def advice_lines(comparison: Comparison) -> str:
         f"{cost.tuned_steps:,} steps: {of_head2toe(cost.tuned_flops)}, about {cost.tuned_seconds:,.0f} s"
         f"\n\n{comparison.advice.sentence}"
     )
-
-
-def extraction_line(done: Extraction) -> str:
-    return f"{done.computed:,} of {done.total:,} computed in {done.seconds:.1f} s"
 
 
 def show_demo(demo: Demo) -> None:

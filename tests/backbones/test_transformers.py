@@ -13,8 +13,11 @@ from typer.testing import CliRunner
 from head2toe.backbones import load_backbone
 from head2toe.backbones.core import Backbone
 from head2toe.cli import app
+from head2toe.data import task_from_arrays
 from head2toe.errors import BackboneError, DataError
+from head2toe.extract import extract
 from head2toe.methods.scratch import untrained
+from head2toe.store import FeatureStore
 from head2toe.taps import Pool
 
 from .families import PICTURES, SOUNDS, TEXTS
@@ -143,6 +146,20 @@ def test_sound(folder, name):
     assert len(alone) >= 8
     for tap in alone:
         torch.testing.assert_close(alone[tap][0], together[tap][1], rtol=1e-4, atol=1e-4)
+
+
+def test_sounds_are_extracted_as_samples_and_as_wav_files(folder, tmp_path):
+    backbone = load(folder, "wav2vec2")
+    random = np.random.default_rng(0)
+    integers = [random.normal(0, 3000, 8000).astype("<i2") for _ in range(4)]
+    samples = [one.astype(np.float32) / 32768.0 for one in integers]
+    for name, sounds in (("samples", samples), ("files", [wav(one, 16000) for one in integers])):
+        task = task_from_arrays(sounds, [0, 1, 0, 1])
+        done = extract(backbone, [task.train], FeatureStore(tmp_path / name), [Pool(0)], progress=False)
+        assert done.computed == 4
+    bad = task_from_arrays([*samples, np.zeros((2, 8000), np.float32)], [0, 1, 0, 1, 0])
+    with pytest.raises(DataError, match="expected mono samples"):
+        extract(backbone, [bad.train], FeatureStore(tmp_path / "bad"), [Pool(0)], progress=False)
 
 
 def test_wav_files_are_read_at_their_rate_only(folder):

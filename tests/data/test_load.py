@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import pickle
+import time
 from pathlib import Path
 
 import numpy as np
@@ -308,3 +309,70 @@ def parquet(columns):
 def test_what_cannot_serve_as_a_task_is_refused(make, message, tmp_path):
     with pytest.raises(DataError, match=message):
         load_task(make(tmp_path))
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    for name in ("bus", "train", "ship"):
+        (tmp_path / name / ".thumbnails").mkdir(parents=True)
+        for row in range(2):
+            (tmp_path / name / f"{row}.png").write_bytes(picture("train", row + len(name)))
+        (tmp_path / name / ".thumbnails" / "0.png").write_bytes(picture("test", 0))
+    task = load_task(tmp_path)
+    assert task.classes == ("bus", "ship", "train")
+    assert task.train.n_rows == 6  # nothing of the hidden folders
+
+
+@pytest.mark.parametrize("cell", [{"bytes": None, "path": None}, None])
+def test_an_empty_cell_is_an_unreadable_input(cell, tmp_path):
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    cells = [{"bytes": picture("train", row), "path": None} for row in range(4)]
+    pq.write_table(
+        pa.table({"image": pa.array([*cells, cell], kind), "label": [0, 1, 0, 1, 0]}), tmp_path / "a.parquet"
+    )
+    with pytest.raises(DataError, match=r"a\.parquet\[4\]: it is empty"):
+        load_task(tmp_path / "a.parquet")
+    assert load_task(tmp_path / "a.parquet", skip_bad=True).train.n_rows == 4
+
+
+@pytest.mark.parametrize(
+    ("names", "labels", "message"),
+    [
+        (["crane", "owl", "crane"], [0, 1, 2], "two classes are called 'crane'"),
+        (["Cat", "Dog"], ["cat", "dog", "cat"], "not among its class names: 'cat', 'dog'"),
+    ],
+)
+def test_class_names_that_cannot_be_meant_are_refused(names, labels, message, tmp_path):
+    table = pa.table({"image": [picture("train", row) for row in range(3)], "label": labels})
+    pq.write_table(table, tmp_path / "train.parquet")
+    (tmp_path / "info.json").write_text(json.dumps({"classes": names}))
+    with pytest.raises(DataError, match=message):
+        load_task(tmp_path)
+    (tmp_path / "info.json").write_text("{")
+    with pytest.raises(DataError, match="should be a JSON object"):
+        load_task(tmp_path)
+
+
+def test_a_csv_that_is_not_utf8_is_refused_and_lines_are_counted_as_an_editor_does(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes("text,label\ncaf\xe9,1\n".encode("latin-1"))
+    with pytest.raises(DataError, match="cannot be read as CSV in UTF-8"):
+        load_task(path)
+    path.write_text('text,label\n"two\nlines",1\n\nthree,\n')
+    with pytest.raises(DataError, match=r"line 5 of .* has no label"):
+        load_task(path)
+
+
+def test_rows_asked_for_side_by_side_read_their_group_once(tmp_path, monkeypatch):
+    table = pa.table({"image": [picture("train", row) for row in range(32)], "label": [0, 1] * 16})
+    pq.write_table(table, tmp_path / "a.parquet")
+    reads, read = [], pq.ParquetFile.read_row_group
+
+    def slow(*given):
+        reads.append(given[-1])
+        time.sleep(0.05)
+        return read(*given)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", slow)
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    assert find_damaged(load_task(tmp_path / "a.parquet").train.source, range(32)) == []
+    assert reads.count(["image"]) == 1

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from head2toe import images
 from head2toe.backbones.folding import folded
 from head2toe.backbones.probe import BATCH as PROBED
 from head2toe.backbones.probe import Site, first_tensor
@@ -92,6 +93,11 @@ class Backbone:
     device: str
     n_bytes: int
     networks: tuple[Network, ...]
+
+    @property
+    def check(self) -> Callable[[bytes | np.ndarray | str], object]:
+        """Raises DataError for an input that cannot be read, without preprocessing it: a picture unless it says so."""
+        return getattr(self.preprocess, "check", images.check)
 
     @property
     def prelogits(self) -> str:

@@ -27,10 +27,14 @@ class Tokens:
     max_length: int
     trust_remote_code: bool = False
 
-    def __call__(self, encoded: bytes | np.ndarray | str, /) -> np.ndarray:
+    def check(self, encoded: bytes | np.ndarray | str, /) -> None:
+        """Raise DataError for what is no text."""
         if isinstance(encoded, np.ndarray):
             raise DataError(f"tokens: expected text, got an array {encoded.shape}")
-        text = encoded.decode() if isinstance(encoded, bytes) else encoded
+
+    def __call__(self, encoded: bytes | np.ndarray | str, /) -> np.ndarray:
+        self.check(encoded)
+        text = encoded.decode() if isinstance(encoded, bytes) else str(encoded)
         tokenizer = read_tokenizer(self.source, self.trust_remote_code)
         return np.asarray(tokenizer(text, truncation=True, max_length=self.max_length)["input_ids"], np.int64)
 
@@ -87,13 +91,21 @@ class Features:
     samples: int
     trust_remote_code: bool = False
 
+    def check(self, encoded: bytes | np.ndarray | str, /) -> None:
+        """Raise DataError for what is no mono sound."""
+        self._wave(encoded)
+
     def __call__(self, encoded: bytes | np.ndarray | str, /) -> np.ndarray:
+        return self._extracted(self._wave(encoded), read_extractor(self.source, self.trust_remote_code))
+
+    def _wave(self, encoded: bytes | np.ndarray | str) -> np.ndarray:
+        """Samples (T,) float32."""
         if isinstance(encoded, str):
             raise DataError("sound: expected samples or the bytes of a WAV file, got text")
         wave = self._wav(encoded) if isinstance(encoded, bytes) else np.asarray(encoded, np.float32)
         if wave.ndim != 1 or not len(wave):
             raise DataError(f"sound: expected mono samples (T,), got {wave.shape}; average the channels first")
-        return self._extracted(wave, read_extractor(self.source, self.trust_remote_code))
+        return wave
 
     def example(self, extractor: Extractor) -> np.ndarray:
         """What one full window of noise becomes."""

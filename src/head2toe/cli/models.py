@@ -99,7 +99,7 @@ def fit(
     chosen = method_named(
         method, target_sizes=target_size, keep=keep, folds=folds, seed=seed, lrs=lr, steps=steps, criterion=criterion
     )
-    journal = Journal()
+    task, journal = labelled(data, skip_bad), Journal()
     with journal.phase("load"):
         loaded = load_backbone(
             backbone,
@@ -110,7 +110,6 @@ def fit(
             taps=taps,
             max_flops=max_flops,
         )
-        task = labelled(data, skip_bad)
     head = chosen.fit(loaded, task, store, journal=journal)
     head.save_pretrained(out)
     report = present.fit_report(head, loaded, journal)
@@ -179,11 +178,11 @@ def extract(
     as_json: JsonFlag = False,
 ) -> None:
     """Run the frozen network once over what the store lacks."""
-    from head2toe import present
     from head2toe.backbones import load_backbone
     from head2toe.extract import extract as run
     from head2toe.methods.frozen import pools_of
 
+    task = labelled(data, skip_bad)
     loaded = load_backbone(
         backbone,
         device=device,
@@ -192,9 +191,8 @@ def extract(
         trust_remote_code=trust_remote_code,
         taps=taps,
     )
-    task = labelled(data, skip_bad)
     done = run(loaded, task.splits, opened(store), pools_of(target_size or SIZES))
-    typer.echo(json.dumps(asdict(done)) if as_json else present.extraction_line(done))
+    typer.echo(json.dumps(asdict(done)) if as_json else str(done))
 
 
 @app.command(epilog="Example: head2toe demo --out demo-head")

@@ -10,9 +10,19 @@ from head2toe.data.sources import Files, Memory
 from head2toe.data.task import Rows
 from head2toe.errors import DataError
 
+_LONGEST = 1 << 30  # characters of a text
+
 
 def read_csv(path: Path) -> dict[str, Rows]:
     """The rows of every split; paths are relative to the CSV's folder. Without a `split` column all rows are train."""
+    try:
+        return _read(path)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"load: {path} cannot be read as CSV in UTF-8: {error}") from error
+
+
+def _read(path: Path) -> dict[str, Rows]:
+    csv.field_size_limit(_LONGEST)
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         columns = reader.fieldnames or ()
@@ -23,7 +33,8 @@ def read_csv(path: Path) -> dict[str, Rows]:
                 f"got {','.join(columns) or 'an empty file'}"
             )
         found: dict[str, tuple[list[str], list[str]]] = {}
-        for line, row in enumerate(reader, start=2):
+        for row in reader:
+            line = reader.line_num
             inputs, labels = found.setdefault(_split(path, line, row.get("split", "train")), ([], []))
             if not row[column] or not row["label"]:
                 raise DataError(f"load: line {line} of {path} has no {column if not row[column] else 'label'}")

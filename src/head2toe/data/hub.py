@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from head2toe.data.folder import SPLIT_FOLDERS
 from head2toe.data.parquet import INPUTS
+from head2toe.data.sources import of_cell
 from head2toe.data.task import Item, Rows
 from head2toe.errors import DataError, MissingExtraError
 
@@ -30,10 +31,7 @@ class HubRows:
         return len(self.dataset)
 
     def __getitem__(self, row: int, /) -> Item:
-        value = self.dataset[row][self.column]
-        if isinstance(value, dict):
-            return value["bytes"] or Path(value["path"]).read_bytes()
-        return value
+        return of_cell(self.dataset[row][self.column], Path())
 
     def name(self, row: int, /) -> str:
         return f"{self.title}[{row}]"
@@ -61,7 +59,7 @@ def read_hub(name: str) -> tuple[dict[str, Rows], list[str] | None]:
         names = getattr(dataset.features[label], "names", None)
         if isinstance(dataset.features[column], Image):
             dataset = dataset.cast_column(column, Image(decode=False))
-        labels = [names[value] if names and value >= 0 else str(value) for value in dataset[label]]
+        labels = [_label(f"{name}/{split}", row, value, names) for row, value in enumerate(dataset[label])]
         found[SPLIT_FOLDERS[str(split)]] = Rows(HubRows(dataset, column, f"{name}/{split}"), labels)
     return found, names
 
@@ -92,6 +90,12 @@ def _asking_for(name: str) -> Iterator[None]:
     except (OSError, ValueError, DatasetsError) as error:
         reason = error if error.__cause__ is None else f"{error}: {error.__cause__}"
         raise DataError(f"load: the dataset '{name}' cannot be had from Hugging Face: {reason}") from error
+
+
+def _label(where: str, row: int, value: int | str | None, names: Sequence[str] | None) -> str:
+    if value is None or value == "" or (isinstance(value, int) and value < 0):
+        raise DataError(f"load: row {row} of {where} has no label; choose splits that have")
+    return names[value] if names and isinstance(value, int) else str(value)
 
 
 def _columns(name: str, features: Features) -> tuple[str, str]:

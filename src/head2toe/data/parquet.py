@@ -93,7 +93,10 @@ def _declared(path: Path) -> list[str] | None:
     names = metadata.get("info", {}).get("features", {}).get("label", {}).get("names")
     info = path.with_name("info.json")
     if names is None and info.is_file():
-        names = json.loads(info.read_text()).get("classes")
+        try:
+            names = json.loads(info.read_text()).get("classes")
+        except (ValueError, AttributeError) as error:
+            raise DataError(f"load: {info} should be a JSON object: {error}; repair or remove it") from error
     return names
 
 

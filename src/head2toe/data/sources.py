@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -80,10 +81,10 @@ class ParquetRows:
         group, offset = self._find(row)
         if os.stat(group.path).st_mtime_ns != group.stamp:
             raise DataError(f"read: {group.path} has changed since it was loaded; load the task again")
-        value = _column(group.path, group.stamp, group.index, self.column)[offset].as_py()
-        if isinstance(value, dict):
-            value = value["bytes"] or Path(group.path).parent.joinpath(value["path"]).read_bytes()
-        return value
+        with _READING:
+            column = _column(group.path, group.stamp, group.index, self.column)
+        value = column[offset].as_py()
+        return of_cell(value, Path(group.path).parent)
 
     def name(self, row: int, /) -> str:
         return f"{Path(self._find(row)[0].path).name}[{row}]"
@@ -106,6 +107,19 @@ def parquet_rows(paths: Sequence[Path], column: str) -> ParquetRows:
         ]
     starts = np.cumsum([0, *(group.n_rows for group in groups)])[:-1]
     return ParquetRows(tuple(groups), column, starts)
+
+
+def of_cell(value: Item | dict | None, folder: Path) -> Item:
+    """The input in a table's cell, which may be {bytes, path} as Hugging Face writes pictures; DataError for none."""
+    if isinstance(value, dict):
+        path = value["path"]
+        value = value["bytes"] or (folder.joinpath(path).read_bytes() if path else None)
+    if value is None:
+        raise DataError("it is empty")
+    return value
+
+
+_READING = Lock()  # rows that are asked for side by side lie in one group, which is read once
 
 
 @lru_cache(maxsize=2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
@@ -17,6 +17,7 @@ from head2toe import images
 from head2toe.errors import DataError
 
 Item = bytes | np.ndarray | str
+Check = Callable[[Item], object]
 SPLITS = ("train", "validation", "test")
 _NAMED = 20
 _CHUNK = 1024  # inputs looked at together: what bounds the memory
@@ -148,9 +149,12 @@ def item_id(item: Item) -> str:
     return hashlib.sha256(item.encode() if isinstance(item, str) else item).hexdigest()
 
 
-def find_damaged(source: Source, rows: Sequence[int]) -> list[str]:
-    """What is wrong with each unreadable input among `rows`, one sentence each, in their order."""
-    return [f"{source.name(row)}: {reason}" for row, _, reason in _inspect(source, rows, decode=True) if reason]
+def find_damaged(source: Source, rows: Sequence[int], check: Check = images.check) -> list[str]:
+    """What is wrong with each unreadable input among `rows`, one sentence each, in their order.
+
+    `check` raises DataError for an input that cannot be read; texts always can.
+    """
+    return [f"{source.name(row)}: {reason}" for row, _, reason in _inspect(source, rows, check) if reason]
 
 
 def damage_report(what: str, damaged: Sequence[str], total: int) -> DataError:
@@ -183,7 +187,7 @@ def assemble(
     damaged: list[str] = []
     for split in (split for split in SPLITS if split in rows):
         source, labels = rows[split].source, rows[split].labels
-        inspected = list(_inspect(source, range(len(source)), decode=skip_bad))
+        inspected = list(_inspect(source, range(len(source)), images.check if skip_bad else None))
         damaged += [f"{source.name(row)}: {reason}" for row, _, reason in inspected if reason]
         good = [row for row, _, reason in inspected if not reason]
         kept = source if len(good) == len(source) else Subset(source, np.array(good, np.int64))
@@ -216,6 +220,12 @@ def _class_names(
         raise DataError(f"load '{name}': at least two classes are needed, every input is '{next(iter(known))}'")
     if declared is None:
         return tuple(sorted(known | set(unknown)))
+    twice = sorted({label for label in declared if declared.count(label) > 1})
+    if twice:
+        raise DataError(f"load '{name}': two classes are called '{twice[0]}'; give each a name of its own")
+    strange = sorted((known | set(unknown)) - set(declared))
+    if strange:
+        raise DataError(f"load '{name}': labels are not among its class names: {_listing(strange)}; correct either")
     return tuple(label for label in declared if unseen or label in known)
 
 
@@ -224,14 +234,14 @@ def _listing(names: Sequence[str]) -> str:
     return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED:,} more"
 
 
-def _inspect(source: Source, rows: Sequence[int], *, decode: bool) -> Iterator[tuple[int, str, str | None]]:
-    """(row, id, what is wrong or None) per row; reads and decodes in threads, in bounded memory."""
+def _inspect(source: Source, rows: Sequence[int], check: Check | None) -> Iterator[tuple[int, str, str | None]]:
+    """(row, id, what is wrong or None) per row; reads and checks in threads, in bounded memory."""
 
     def one(row: int) -> tuple[int, str, str | None]:
         try:
             item = source[row]
-            if decode and not isinstance(item, str):
-                images.check(item)
+            if check is not None and not isinstance(item, str):
+                check(item)
         except OSError as error:
             return row, "", f"it cannot be opened: {error.strerror or error}"
         except DataError as error:

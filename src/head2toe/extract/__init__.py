@@ -72,7 +72,7 @@ def extract(
     inputs = distinct(splits)
     jobs = plan(store, [view_of(backbone, pool, dtype) for pool in dict.fromkeys(pools)], asked, inputs.ids)
     rows = [inputs.at[key] for job in jobs for key in job.ids]
-    if damaged := find_damaged(inputs, rows):
+    if damaged := find_damaged(inputs, rows, backbone.check):
         raise damage_report("extract", damaged, len(inputs))
     if rows:
         batches = [batch for job in jobs for batch in job.batches(batch_size)]

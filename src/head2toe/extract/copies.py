@@ -49,7 +49,7 @@ def copies(answer: Callable[[Request], Answer], n: int) -> Iterator[Callable[[Re
     """`n` copies of this process that answer requests; requests and answers are pickled, `answer` need not be.
 
     They compute in one thread each, leave Ctrl-C to this process, and end with it even when it is killed. An answer's
-    exception is its future's, which `settled` waits for.
+    exception is its future's; where a copy has died, the context ends with BackboneError.
     """
     pool = ProcessPoolExecutor(n, multiprocessing.get_context("fork"), _begin, (answer, os.getpid()))
     try:
@@ -57,19 +57,13 @@ def copies(answer: Callable[[Request], Answer], n: int) -> Iterator[Callable[[Re
             warnings.simplefilter("ignore")  # Lance and Python 3.12 warn of any fork; a copy never touches a store
             pool.submit(os.getpid)  # the first request makes all copies
         yield lambda request: pool.submit(_run, request)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def settled(future: Future[Answer]) -> Answer:
-    """A copy's answer, or its exception; BackboneError where a copy has died."""
-    try:
-        return future.result()
     except BrokenProcessPool as error:
         raise BackboneError(
             "extract: a process that ran the network ended; if memory ran out, run it in one process: "
             "OMP_NUM_THREADS=1, or workers=0 in Python"
         ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _begin(answer: Callable[[Any], Any], parent: int) -> None:

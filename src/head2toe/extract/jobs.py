@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from head2toe.data.task import Item, Split
+from head2toe.data.task import Item, Split, item_id
+from head2toe.errors import DataError
 from head2toe.taps import Tap
 
 if TYPE_CHECKING:
@@ -26,7 +27,10 @@ class Inputs:
 
     def __getitem__(self, row: int, /) -> Item:
         split, at = self.places[row]
-        return split.source[at]
+        item = split.source[at]
+        if item_id(item) != self.ids[row]:
+            raise DataError("it has changed since it was loaded; load the task again")
+        return item
 
     def name(self, row: int, /) -> str:
         split, at = self.places[row]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from head2toe.data.prepare import prepare_here, prepared
 from head2toe.data.task import Item
-from head2toe.extract.copies import can_copy, copies, how_many, settled
+from head2toe.extract.copies import can_copy, copies, how_many
 from head2toe.extract.jobs import Inputs, Job
 from head2toe.images import ImagePreprocess
 from head2toe.taps import Tap
@@ -131,7 +131,7 @@ def _in_order(submit: Submit, n: int, ahead: int) -> Iterator[Features]:
 
 def _joined(pieces: Sequence[Future[Features]]) -> Features:
     """The rows of several pieces, one after the other."""
-    parts = [settled(piece) for piece in pieces]
+    parts = [piece.result() for piece in pieces]
     return {
         view: {tap: np.concatenate([part[view][tap] for part in parts]) for tap in blocks}
         for view, blocks in parts[0].items()

@@ -13,7 +13,7 @@ from torch import nn
 from head2toe.backbones import load_backbone
 from head2toe.backbones.core import Backbone
 from head2toe.errors import BackboneError
-from head2toe.head import described, image_size
+from head2toe.head import described, picture_options
 from head2toe.methods.finetune import on_last_features
 from head2toe.methods.problem import Journal
 from head2toe.methods.training import Training
@@ -66,7 +66,7 @@ def untrained(backbone: Backbone, seed: int) -> Backbone:
         else:
             fresh = load_backbone(
                 backbone.id, weights=False, precision=backbone.precision, device=backbone.device,
-                image_size=image_size(described(backbone.preprocess)),
+                **picture_options(described(backbone.preprocess)),
                 trust_remote_code=any(_brought(network.module) for network in networks),
             )  # fmt: skip
             for mine, drawn in zip(networks, fresh.networks, strict=True):

@@ -56,7 +56,7 @@ def read_rows(backbone: Backbone, splits: Sequence[Split], test: Split | None = 
     inputs = distinct(splits)
     everything = range(len(inputs))
     checked = inputs if test is None else distinct([*splits, test])
-    if damaged := find_damaged(checked, range(len(checked))):
+    if damaged := find_damaged(checked, range(len(checked)), backbone.check):
         raise damage_report("train", damaged, len(checked))
     rows = Rows(backbone, inputs, np.array([inputs.at[key] for split in splits for key in split.ids]), ())
     if backbone.preprocess(inputs[0]).nbytes * len(inputs) > limit:
