@@ -358,7 +358,7 @@ def test_frozen_statistics_stay(network, corners, tmp_path):
         (run,) = [loop.Run(1e-2, 2, "none")]
         loop.train(
             model, run, SHORT, rows, labels, np.arange(60), frozen_statistics=frozen,
-            checkpoint=Checkpoint(tmp_path), name="run", advance=lambda steps: None,
+            checkpoint=Checkpoint(tmp_path / str(frozen)), name="run", advance=lambda steps: None,
         )  # fmt: skip
         assert torch.equal(before, model.bodies[0][0][1].running_mean) == frozen
 
