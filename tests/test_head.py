@@ -134,6 +134,7 @@ def test_softmax_sums_to_one_for_huge_logits():
     assert p[1].tolist() == [0.5, 0.5]
 
 
+# elsewhere prediction does without copies, which the tests above see
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are copied on Linux only")
 def test_copies_of_this_process_label_many_files_in_their_order(head, network, tmp_path, monkeypatch):
     monkeypatch.setattr("head2toe.apply.how_many", lambda device: 2)
