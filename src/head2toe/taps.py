@@ -255,7 +255,8 @@ def _of_real_tokens(tokens: Tensor, real: Tensor, moments: int) -> Tensor:
 
 def _suits_cells(maps: Tensor) -> bool:
     """Whether `cells.cell_moments` reads this map (n, H, W, C) faster than torch does; it gives no gradient."""
-    import torch
+    if maps.device.type != "cpu" or maps.requires_grad or not maps.is_contiguous():
+        return False
+    from head2toe.cells import FORMATS
 
-    on_cpu = maps.device.type == "cpu" and maps.dtype == torch.bfloat16 and maps.is_contiguous()
-    return on_cpu and not maps.requires_grad
+    return maps.dtype in FORMATS

@@ -321,3 +321,33 @@ def test_an_output_that_is_not_shaped_as_planned_is_refused():
 
     with pytest.raises(BackboneError, match=r"should be \(2, 8, 16, 16\)"):
         backbone.forward((Batch((torch.from_numpy(np.stack(wider)),)),), ["stem"], lambda tap, output, mask: output)
+
+
+class Flattening(nn.Module):
+    """`view` wants a map's channels first in memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.fc = nn.Linear(8 * 16 * 16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(functional.relu(self.conv(x)).view(len(x), -1))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_network_that_must_have_its_channels_first_has_them(precision):
+    backbone = load_backbone(Flattening(), preprocess=PIXELS, precision=precision)
+    rows = [np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)] * 3
+    out = backbone.forward(backbone.collate(rows), ["fc"], lambda _tap, output, _mask: output.is_contiguous())
+    assert out == {"fc": True}
+
+
+def test_convolutions_have_their_channels_last():
+    backbone = load_backbone(small(), preprocess=PIXELS, precision="float32")
+    rows = [np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)] * 3
+    last = torch.channels_last
+    out = backbone.forward(
+        backbone.collate(rows), ["blocks.1"], lambda _tap, output, _mask: output.is_contiguous(memory_format=last)
+    )
+    assert out == {"blocks.1": True}

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from head2toe.backbones.core import Backbone, Batch, Feed, Network, Precision, Preprocess, Run, call_module, pack
-from head2toe.backbones.probe import BATCH, find_sites
+from head2toe.backbones.probe import BATCH, Site, find_sites
 from head2toe.errors import BackboneError
 
 TAP_FORMAT = 2  # raise it when a tap's name, shape or values change for the same network
@@ -47,15 +47,24 @@ def build(
     prefix_tokens: int | None = None,
     sequence: int | None = None,
 ) -> Backbone:
-    """Freeze `module` (which the caller gives away), find its taps and sign everything that decides its features."""
+    """Freeze `module` (which the caller gives away), find its taps and sign everything that decides its features.
+
+    It runs with channels last in memory, where convolutions are faster, unless it can only be run without.
+    """
     module = module.eval().requires_grad_(False)
     fingerprint = _fingerprint(architecture, module, preprocess, options.precision)
     module = module.to(options.device)
-    if options.precision != "float32":
+    batch = feed.collate([feed.example()] * BATCH, options.device, "float32")
+
+    def found() -> tuple[Site, ...]:
+        return find_sites(module, _probing(name, module, run, batch), prefix_tokens=prefix_tokens, sequence=sequence)
+
+    try:
         module = module.to(memory_format=torch.channels_last)
-    rows = [feed.example()] * BATCH
-    batch = feed.collate(rows, options.device, "float32")
-    sites = find_sites(module, _probing(name, module, run, batch), prefix_tokens=prefix_tokens, sequence=sequence)
+        sites = found()
+    except BackboneError:
+        module, run = module.to(memory_format=torch.contiguous_format), _contiguous(run)
+        sites = found()
     return Backbone(
         id=name,
         taps=tuple(site.tap for site in sites),
@@ -117,6 +126,16 @@ def default_precision(device: str) -> Precision:
         return "float32"
     fast = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return "bfloat16" if fast.get("amx_bf16") or fast.get("avx512_bf16") else "float32"
+
+
+def _contiguous(run: Run) -> Run:
+    """The same on inputs that lie in memory in the order of their axes."""
+
+    def passed(module: nn.Module, batch: Batch) -> object:
+        args = tuple(tensor.contiguous() for tensor in batch.args)
+        return run(module, replace(batch, args=args, kwargs={k: v.contiguous() for k, v in batch.kwargs.items()}))
+
+    return passed
 
 
 def _probing(name: str, module: nn.Module, run: Run, batch: Batch) -> Callable[[], object]:

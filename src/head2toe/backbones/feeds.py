@@ -15,7 +15,7 @@ from head2toe.images import ImagePreprocess
 
 @dataclass(frozen=True)
 class PixelFeed:
-    """uint8 pixels (H, W, 3) to a normalised float32 batch (n, 3, H, W), channels last in memory unless float32."""
+    """uint8 pixels (H, W, 3) to a normalised float32 batch (n, 3, H, W), channels last in memory."""
 
     preprocess: ImagePreprocess
 
@@ -27,8 +27,7 @@ class PixelFeed:
         pixels = torch.from_numpy(np.stack(rows)).to(device).permute(0, 3, 1, 2).float()
         mean = torch.tensor(self.preprocess.mean, device=device).view(1, -1, 1, 1) * 255.0
         std = torch.tensor(self.preprocess.std, device=device).view(1, -1, 1, 1) * 255.0
-        batch = pixels.sub_(mean).div_(std)
-        return Batch((batch.contiguous() if precision == "float32" else batch,))
+        return Batch((pixels.sub_(mean).div_(std),))
 
     def example(self) -> np.ndarray:
         return np.random.default_rng(0).integers(0, 256, (*self.preprocess.size, 3), np.uint8)
