@@ -33,7 +33,8 @@ def cell_moments(maps: Tensor, rows: Sequence[Span], columns: Sequence[Span], mo
     return torch.from_numpy(found).flatten(1)
 
 
-def _number(pixel: np.uint16 | np.float32) -> np.float32:
+@no_type_check
+def _number(pixel):
     """A map's number in float32; a bfloat16 is the upper half of one."""
     return np.uint32(np.uint32(pixel) << np.uint32(16)).view(np.float32) if pixel.dtype == np.uint16 else pixel
 
