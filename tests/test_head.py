@@ -10,7 +10,8 @@ from PIL import Image
 from head2toe.apply import predict_files
 from head2toe.backbones import load_backbone
 from head2toe.backbones.build import side_by_side
-from head2toe.errors import HeadError
+from head2toe.backbones.module import Transformed
+from head2toe.errors import FeatureError, HeadError
 from head2toe.gather import forward
 from head2toe.head import (
     Head,
@@ -21,6 +22,7 @@ from head2toe.head import (
     described,
     encoded,
     load_head,
+    picture_options,
     softmax,
 )
 from head2toe.taps import Pool, PooledTap
@@ -198,3 +200,29 @@ def test_a_name_is_a_file_to_every_network_that_sees(head, network, images, tmp_
     pair = side_by_side((network, network))
     Image.fromarray(images[0]).save(tmp_path / "a.png")
     assert encoded(str(tmp_path / "a.png"), pair) == (tmp_path / "a.png").read_bytes()
+
+
+def test_networks_of_two_sizes_are_found_at_their_own(head):
+    sizes = {"parts": [{"size": [224, 224], "resize": "crop"}, {"size": [160, 160], "resize": "crop"}]}
+    assert picture_options(sizes) == {"resize": "crop", "image_size": None}
+    assert picture_options({"parts": [{"size": [64, 64]}, {"size": [64, 64]}]})["image_size"] == 64
+
+
+def test_a_preprocessing_that_json_cannot_hold_is_told_by_its_name(head, network, tmp_path):
+    assert described(Transformed(str)) == {"name": "Transformed"}
+    replace(head, preprocessing=described(Transformed(str))).save_pretrained(tmp_path / "head")
+
+
+def test_what_is_not_finite_gets_no_label(network, images):
+    huge = replace(network.networks[0], run=lambda module, batch: module(batch.args[0] * 1e30))
+    wild = replace(network, networks=(huge,))
+    batch = wild.collate([network.preprocess(image) for image in images])
+    pooled = PooledTap(network.taps[0], Pool(32))
+    with pytest.raises(FeatureError, match=f"tap '{network.taps[0].name}' is no finite float16 number for input 0"):
+        forward(wild, batch, [(pooled, np.arange(3))], "tap", "float16")
+
+
+def test_no_inputs_have_no_labels_and_a_module_must_be_given(head, network):
+    assert head.predict_proba([], network).shape == (0, 3)
+    with pytest.raises(HeadError, match="give backbone="):
+        head.predict([])

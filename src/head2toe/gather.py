@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from head2toe.errors import FeatureError
 from head2toe.table import Scaling, scaled
 from head2toe.taps import PooledTap
 
@@ -39,12 +40,21 @@ def gather(
 def forward(
     backbone: Backbone, batch: tuple[Batch, ...], wanted: Wanted, scaling: Scaling, dtype: str
 ) -> list[np.ndarray]:
-    """One pass of the network over a collated batch; several heads share it by asking for all their columns."""
+    """One pass of the network over a collated batch; several heads share it by asking for all their columns.
+
+    FeatureError where a number is not finite in `dtype`: no head was fitted on such.
+    """
     import torch
 
     rounding: torch.dtype = getattr(torch, dtype)
     blocks = pooled(backbone, batch, [tap for tap, _ in wanted])
     numbers = {tap: block.to(rounding).float().cpu().numpy() for tap, block in blocks.items()}
+    for tap, block in numbers.items():
+        if not np.isfinite(block).all():
+            row = int(np.flatnonzero(~np.isfinite(block).all(axis=1))[0])
+            raise FeatureError(
+                f"predict: tap '{tap.name}' is no finite {dtype} number for input {row} of the batch; look at the input"
+            )
     return [scaled(numbers[tap], columns, scaling, tap.n_means) for tap, columns in wanted]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
@@ -123,6 +124,8 @@ class Head:
         """
         check_fits(self, backbone.fingerprint, backbone.id)
         wanted = [(kept.pooled, kept.columns) for kept in self.kept]
+        if not len(inputs):
+            return np.zeros((0, len(self.classes)), np.float32)
         return self.logits(np.hstack(gather(backbone, inputs, wanted, self.scaling, self.dtype)))
 
     def predict_proba(self, inputs: Sequence[Encoded | Path], backbone: Backbone | None = None) -> np.ndarray:
@@ -135,9 +138,13 @@ class Head:
         return [self.classes[i] for i in self.predict_proba(inputs, backbone).argmax(axis=1)]
 
     def load_backbone(self, device: str = "cpu", *, trust_remote_code: bool = False) -> Backbone:
-        """The backbone that the head was fitted on, from its id."""
+        """The backbone that the head was fitted on, from its id; HeadError for a module of your own, which has none."""
         from head2toe.backbones import load_backbone
 
+        if self.backbone.startswith("module:"):
+            raise HeadError(
+                f"predict: {self.backbone} is a module of your own, which no id rebuilds; give backbone=..."
+            )
         return load_backbone(
             self.backbone, precision=self.precision, device=device, trust_remote_code=trust_remote_code,
             **picture_options(self.preprocessing),
@@ -300,9 +307,12 @@ def encoded(one: Encoded | Path, backbone: Backbone) -> Encoded:
 
 
 def described(preprocess: object) -> dict[str, object]:
-    """The fields of a preprocessing that is a dataclass, as ours are; the name of any other."""
+    """The fields of a preprocessing that is a dataclass of plain values, as ours are; the name of any other."""
     if is_dataclass(preprocess) and not isinstance(preprocess, type):
-        return asdict(preprocess)
+        fields = asdict(preprocess)
+        with suppress(TypeError):  # one holds a transform
+            json.dumps(fields)
+            return fields
     return {"name": getattr(preprocess, "__qualname__", type(preprocess).__qualname__)}
 
 
@@ -314,11 +324,15 @@ class PictureOptions(TypedDict):
 
 
 def picture_options(preprocessing: Mapping[str, Any]) -> PictureOptions:
-    """The options that lead to a preprocessing as `described` tells it; of several networks' that of the first."""
-    first = next(iter(preprocessing.get("parts", ())), preprocessing)
-    size = first.get("size")
-    side = size[0] if isinstance(size, (list, tuple)) and len(size) == 2 and size[0] == size[1] else None
-    return {"resize": "crop" if first.get("resize") == "crop" else "squash", "image_size": side}
+    """The options that lead to a preprocessing as `described` tells it.
+
+    Several networks that differ in size have each their own.
+    """
+    parts = preprocessing.get("parts") or [preprocessing]
+    sizes = {tuple(part["size"]) for part in parts if isinstance(part.get("size"), (list, tuple))}
+    size = sizes.pop() if len(sizes) == 1 else ()
+    side = size[0] if len(size) == 2 and size[0] == size[1] else None
+    return {"resize": "crop" if parts[0].get("resize") == "crop" else "squash", "image_size": side}
 
 
 def _config(head: Head) -> dict[str, object]:

@@ -107,8 +107,8 @@ class Tapped(nn.Module):
         with ExitStack() as hooks, torch.enable_grad():
             for part in self.modules():
                 hooks.callback(part.register_forward_hook(lambda part, *_: finished.add(part)).remove)
-            place = self.backbone.device, self.backbone.precision
-            batch = [one.feed.collate([one.feed.example()] * 2, *place) for one in self.backbone.networks]
+            device = self.backbone.device
+            batch = [one.feed.collate([one.feed.example()] * 2, device) for one in self.backbone.networks]
             total = self(tuple(batch)).sum()
         named = dict(self.named_parameters())
         gradients = torch.autograd.grad(total, list(named.values()), allow_unused=True)
@@ -149,6 +149,8 @@ class Network:
     def predict_logits(self, inputs: Sequence[Encoded]) -> np.ndarray:
         """Logits (n, C) float32 of n encoded inputs (bytes, or what the backbone's preprocessing takes)."""
         preprocess = self.model.backbone.preprocess
+        if not len(inputs):
+            return np.zeros((0, len(self.classes)), np.float32)
         rows = (inputs[start : start + BATCH] for start in range(0, len(inputs), BATCH))
         return np.concatenate([self.model.logits([preprocess(one) for one in batch]) for batch in rows])
 

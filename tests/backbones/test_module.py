@@ -351,3 +351,19 @@ def test_convolutions_have_their_channels_last():
         backbone.collate(rows), ["blocks.1"], lambda _tap, output, _mask: output.is_contiguous(memory_format=last)
     )
     assert out == {"blocks.1": True}
+
+
+class Volumes(nn.Module):
+    """A convolution over three axes, whose weights have no channels-last form in two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(3, 4, (1, 3, 3))
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(functional.relu(self.conv(x[:, :, None])).mean((2, 3, 4)))
+
+
+def test_convolutions_over_other_than_two_axes_run():
+    assert load_backbone(Volumes(), preprocess=PIXELS, precision="float32").prelogits

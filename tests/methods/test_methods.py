@@ -17,7 +17,7 @@ from head2toe.head import load_head, model_card, softmax
 from head2toe.images import ImagePreprocess
 from head2toe.methods import NAMES, TRAINED, method_named, target_sizes_of
 from head2toe.methods.all_features import AllFeatures
-from head2toe.methods.final import fits_without
+from head2toe.methods.final import fits_without, scale_of
 from head2toe.methods.frozen import pools_of
 from head2toe.methods.head2toe import Head2Toe
 from head2toe.methods.head2toe_ft import Head2ToeFT
@@ -25,7 +25,7 @@ from head2toe.methods.linear import Control, Linear
 from head2toe.methods.oracle import Oracle
 from head2toe.methods.paper import Grid, Paper
 from head2toe.methods.problem import Journal, fold_of
-from head2toe.methods.relevance import Kept
+from head2toe.methods.relevance import Kept, relevance_scores
 from head2toe.store import FeatureStore
 
 
@@ -369,3 +369,22 @@ def test_a_journal_counts_operations_of_the_task_on_its_own(network, corners, st
     assert first.flops == again.flops
     assert first.flops["extract"] == 60 * flops_of(network, [network.prelogits])
     assert first.flops["select"] > first.flops["fit"] > 0
+
+
+def test_copies_of_one_image_are_one_when_classes_are_counted(network, corners):
+    pixels = np.concatenate([np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3)), np.zeros((12, 16, 16, 3))])
+    task = task_from_arrays(pixels.astype(np.uint8), [0] * 12 + [1] * 12)
+    with pytest.raises(DataError, match="has 1 image, 5-fold cross-validation needs at least 2"):
+        fold_of(task, task.train.labels, 5, 0)
+
+
+def test_equal_rows_are_no_scale():
+    for n in range(10, 200):
+        assert scale_of(np.full((n, n), 0.1, np.float32)) == 1.0
+    assert scale_of(4.0 * np.eye(10)) == pytest.approx(3.6)
+
+
+def test_stable_runs_lose_no_class(network, store):
+    random = np.random.default_rng(0)
+    task = task_from_arrays(random.integers(0, 256, (11, 16, 16, 3), dtype=np.uint8), [0] + [1] * 10)
+    assert np.isfinite(relevance_scores(network, task, store, "stable", 64)).all()

@@ -19,13 +19,13 @@ from head2toe.head import KeptTap, softmax
 from head2toe.images import ImagePreprocess
 from head2toe.methods.finetune import FineTune, on_last_features
 from head2toe.methods.head2toe import Head2Toe
-from head2toe.methods.head2toe_ft import Head2ToeFT
+from head2toe.methods.head2toe_ft import Head2ToeFT, _judging
 from head2toe.methods.linear import Linear
-from head2toe.methods.problem import Journal
+from head2toe.methods.problem import Journal, training_splits
 from head2toe.methods.scratch import Scratch, untrained
 from head2toe.methods.training import Training, choice, loop
 from head2toe.methods.training.checkpoint import Checkpoint
-from head2toe.methods.training.choice import _digest
+from head2toe.methods.training.choice import _digest, held_out_rows
 from head2toe.methods.training.depthwise import depthwise_in_float32
 from head2toe.methods.training.rows import Rows, augmented, read_rows
 from head2toe.network import Network, Tapped
@@ -425,3 +425,30 @@ def test_probabilities_are_those_of_the_logits(network, corners, store):
     logits = tuned.logits_of(corners.test.source)
     inputs = [corners.test.source[i] for i in range(40)]
     assert np.allclose(tuned.predict_proba(inputs), softmax(logits), atol=1e-6)
+
+
+def test_channels_first_are_no_picture_to_shift():
+    row = np.arange(3 * 32 * 32).reshape(3, 32, 32).astype(np.uint8)
+    (same,) = augmented([row], "shift", np.random.default_rng(0))
+    assert np.array_equal(same, row)
+
+
+def test_a_network_without_its_last_features_is_not_trained(network):
+    with pytest.raises(BackboneError, match="last features"):
+        on_last_features(replace(network, taps=network.taps[:1]), 4)
+
+
+def test_what_judges_is_never_in_what_is_judged(corners):
+    """Train alone holds one class, so that validation rows are learned from, too."""
+    rows = corners.train
+    train, validation = rows.rows(np.flatnonzero(rows.labels == 0)), rows.rows(np.flatnonzero(rows.labels != 0))
+    task = replace(corners, train=train, validation=validation)
+    judging, held_out = _judging(task, 0), held_out_rows(task, 0)
+    ids = np.array([id for split in training_splits(task) for id in split.ids])
+    assert sorted(judging.train.ids) == sorted(ids[~held_out])
+    assert len(np.unique(judging.train.labels)) == 4
+
+
+def test_nothing_of_a_training_stays(network, corners, store):
+    FineTune(SHORT).fit(network, corners, store)
+    assert not store.with_name(f"{store.name}-training").exists()

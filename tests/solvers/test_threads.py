@@ -48,3 +48,23 @@ def test_an_error_in_a_job_comes_out_and_leaves_the_threads_as_they_were(two_thr
     with pytest.raises(ValueError, match="the job's own"), side_by_side() as threads:
         list(threads.map(fails, range(2)))
     assert torch.get_num_threads() == of_a_new_thread() == 2
+
+
+def test_an_error_cancels_what_has_not_begun():
+    begun: list[int] = []
+    hold = threading.Event()
+
+    def job(number: int) -> None:
+        begun.append(number)
+        hold.wait(10)
+
+    def fail() -> None:
+        with side_by_side() as threads:
+            for number in range(100):
+                threads.submit(job, number)
+            hold.set()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert len(begun) < 100

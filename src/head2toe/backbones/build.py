@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -19,7 +19,8 @@ from head2toe.backbones.core import Backbone, Batch, Feed, Network, Precision, P
 from head2toe.backbones.probe import BATCH, Site, find_sites
 from head2toe.errors import BackboneError
 
-TAP_FORMAT = 2  # raise it when a tap's name, shape or values change for the same network
+# raise one when a tap's name, shape or values change for the same network in that precision
+TAP_FORMATS: Mapping[Precision, int] = {"float32": 3, "bfloat16": 2, "float16": 2}
 _ONLY_WEIGHTS = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
 
@@ -54,16 +55,17 @@ def build(
     module = module.eval().requires_grad_(False)
     fingerprint = _fingerprint(architecture, module, preprocess, options.precision)
     module = module.to(options.device)
-    batch = feed.collate([feed.example()] * BATCH, options.device, "float32")
+    batch = feed.collate([feed.example()] * BATCH, options.device)
 
     def found() -> tuple[Site, ...]:
         return find_sites(module, _probing(name, module, run, batch), prefix_tokens=prefix_tokens, sequence=sequence)
 
     try:
-        module = module.to(memory_format=torch.channels_last)
+        _lay_out(module, torch.channels_last)
         sites = found()
     except BackboneError:
-        module, run = module.to(memory_format=torch.contiguous_format), _contiguous(run)
+        _lay_out(module, torch.contiguous_format)
+        run = _contiguous(run)
         sites = found()
     return Backbone(
         id=name,
@@ -128,6 +130,13 @@ def default_precision(device: str) -> Precision:
     return "bfloat16" if fast.get("amx_bf16") or fast.get("avx512_bf16") else "float32"
 
 
+def _lay_out(module: nn.Module, layout: torch.memory_format) -> None:
+    """Put the weights of two-dimensional convolutions in that order in memory."""
+    for weight in module.parameters():
+        if weight.dim() == 4:
+            weight.data = weight.data.contiguous(memory_format=layout)
+
+
 def _contiguous(run: Run) -> Run:
     """The same on inputs that lie in memory in the order of their axes."""
 
@@ -151,10 +160,10 @@ def _probing(name: str, module: nn.Module, run: Run, batch: Batch) -> Callable[[
     return probe
 
 
-def _fingerprint(architecture: str, module: nn.Module, preprocess: Preprocess, precision: str) -> str:
+def _fingerprint(architecture: str, module: nn.Module, preprocess: Preprocess, precision: Precision) -> str:
     """sha256 (hex) over what decides a feature: architecture, every weight, preprocessing, precision, tap format."""
     digest = hashlib.sha256()
-    digest.update(json.dumps([TAP_FORMAT, architecture, describe(preprocess), precision]).encode())
+    digest.update(json.dumps([TAP_FORMATS[precision], architecture, describe(preprocess), precision]).encode())
     for name, tensor in sorted(module.state_dict().items()):
         if not isinstance(tensor, torch.Tensor):
             digest.update(f"{name}={tensor!r};".encode())

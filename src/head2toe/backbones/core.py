@@ -46,7 +46,7 @@ class Batch:
 class Feed(Protocol):
     """How one family's preprocessed rows become a batch, and an example row to find the taps with."""
 
-    def collate(self, rows: Sequence[np.ndarray], device: str, precision: Precision) -> Batch: ...
+    def collate(self, rows: Sequence[np.ndarray], device: str) -> Batch: ...
 
     def example(self) -> np.ndarray: ...
 
@@ -128,7 +128,7 @@ class Backbone:
         if not rows:
             raise BackboneError(f"{self.id}: collate needs at least one input, got none")
         return tuple(
-            network.feed.collate(part, self.device, self.precision)
+            network.feed.collate(part, self.device)
             for network, part in zip(self.networks, _split_rows(rows, len(self.networks)), strict=True)
         )
 
@@ -164,7 +164,7 @@ class Backbone:
         """What a pass runs in: the number format, and frozen normalisations in their convolutions."""
 
         def small_pass(see: Callable[[Tensor | None], None]) -> None:
-            batch = network.feed.collate([network.feed.example()] * PROBED, self.device, "float32")
+            batch = network.feed.collate([network.feed.example()] * PROBED, self.device)
             _pass(network, batch, asked, lambda tap, output, mask: see(output), {}, nullcontext())
 
         with ExitStack() as stack:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from head2toe.backbones.core import Batch, Precision
+from head2toe.backbones.core import Batch
 from head2toe.errors import BackboneError
 from head2toe.images import ImagePreprocess
 
@@ -19,7 +19,7 @@ class PixelFeed:
 
     preprocess: ImagePreprocess
 
-    def collate(self, rows: Sequence[np.ndarray], device: str, precision: Precision) -> Batch:
+    def collate(self, rows: Sequence[np.ndarray], device: str) -> Batch:
         expected = (*self.preprocess.size, 3)
         for row in rows:
             if row.shape != expected or row.dtype != np.uint8:
@@ -39,7 +39,7 @@ class ArrayFeed:
 
     row: np.ndarray
 
-    def collate(self, rows: Sequence[np.ndarray], device: str, precision: Precision) -> Batch:
+    def collate(self, rows: Sequence[np.ndarray], device: str) -> Batch:
         for row in rows:
             if row.shape != self.row.shape:
                 raise BackboneError(f"collate: arrays should be {self.row.shape}, got {row.shape}")

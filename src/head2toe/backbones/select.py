@@ -90,7 +90,7 @@ def _count(network: Network, backbone: Backbone) -> dict[str, int]:
 
 
 def _counted_pass(network: Network, backbone: Backbone) -> dict[str, int]:
-    batch = network.feed.collate([network.feed.example()] * BATCH, backbone.device, "float32")
+    batch = network.feed.collate([network.feed.example()] * BATCH, backbone.device)
     counter = FlopCounterMode(display=False)
     reached: dict[tuple[str, str], list[int]] = {}
     places = {(site.module, site.side) for site in network.by_name.values()}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import numpy as np
 import torch
 
-from head2toe.backbones.core import Batch, Precision
+from head2toe.backbones.core import Batch
 from head2toe.errors import BackboneError, DataError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class TextFeed:
     pad: int
     some_token: int
 
-    def collate(self, rows: Sequence[np.ndarray], device: str, precision: Precision) -> Batch:
+    def collate(self, rows: Sequence[np.ndarray], device: str) -> Batch:
         longest = max(len(row) for row in rows)
         ids = np.full((len(rows), longest), self.pad, np.int64)
         for line, row in zip(ids, rows, strict=True):
@@ -154,7 +154,7 @@ class AudioFeed:
             samples = (samples - kernel) // stride + 1
         return max(samples, 0)
 
-    def collate(self, rows: Sequence[np.ndarray], device: str, precision: Precision) -> Batch:
+    def collate(self, rows: Sequence[np.ndarray], device: str) -> Batch:
         if not self.kernel:
             for row in rows:
                 if row.shape != self.row.shape:

@@ -17,6 +17,7 @@ TOLERANCES = np.array([1e-3, 1e-2, 1e-2, 1e-2, 1e-2, 1e-2])
 FINAL_TOLERANCE = 1e-3
 MOST_STEPS = 100  # a strength, while choosing
 FINAL_STEPS = 5000
+ROUNDING = 1e-6  # of the rows' squared norm: what is left of equal rows, centred, in float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,5 +82,7 @@ def solve(K: np.ndarray, labels: np.ndarray, strength: float, n_classes: int) ->
 
 
 def scale_of(K: np.ndarray) -> float:
-    """The mean squared norm of the centred rows, from their inner products."""
-    return float(np.trace(K) / len(K) - K.mean()) or 1.0
+    """The mean squared norm of the centred rows, from their inner products; 1 where rounding is all there is."""
+    whole = float(np.trace(K) / len(K))
+    centred = whole - float(K.mean())
+    return centred if centred > ROUNDING * whole else 1.0

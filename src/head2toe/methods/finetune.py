@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from head2toe.head import KeptTap
+from head2toe.methods import frozen
 from head2toe.methods.problem import Journal
 from head2toe.methods.training import Training
 from head2toe.methods.training.choice import Start, fit_network
@@ -46,8 +47,12 @@ class FineTune:
 
 
 def on_last_features(backbone: Backbone, n_classes: int) -> Tapped:
-    """The network under a linear layer of zeros on its pre-logits (the means of maps and tokens), of several on all."""
-    taps = [PooledTap(backbone.tap(name), Pool(0)) for name in backbone.all_prelogits()]
+    """The network under a linear layer of zeros on its pre-logits (the means of maps and tokens), of several on all.
+
+    BackboneError where the backbone was loaded without them.
+    """
+    names = frozen.last_features(backbone, *backbone.all_prelogits())
+    taps = [PooledTap(backbone.tap(name), Pool(0)) for name in names]
     kept = [KeptTap(tap, np.arange(tap.length)) for tap in taps]
     W = np.zeros((sum(tap.length for tap in taps), n_classes), np.float32)
     return Tapped(backbone, kept, "none", W, np.zeros(n_classes, np.float32))

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from head2toe.data.task import Task
+from head2toe.data.task import Task, joined
 from head2toe.methods.head2toe import Head2Toe
-from head2toe.methods.problem import Journal, folds_for
+from head2toe.methods.problem import Journal, folds_for, training_splits
 from head2toe.methods.training import Training
 from head2toe.methods.training.choice import Start, fit_network, held_out_rows
 from head2toe.network import Network, Tapped
@@ -71,7 +71,6 @@ def from_head(head: Head, backbone: Backbone) -> Tapped:
 
 
 def _judging(task: Task, seed: int) -> Task:
-    """The train rows that are not held out."""
-    if task.validation is not None:
-        return Task(task.name, task.classes, task.train)
-    return Task(task.name, task.classes, task.train.rows(np.flatnonzero(~held_out_rows(task, seed))))
+    """The rows that are not held out."""
+    rows = joined(training_splits(task))
+    return Task(task.name, task.classes, rows.rows(np.flatnonzero(~held_out_rows(task, seed))))

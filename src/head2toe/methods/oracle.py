@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Oracle:
-    """A linear layer on the last features and one tap, that of the best test accuracy (Figure 3).
+    """An upper bound: a linear layer on the last features and one tap, that of the best test accuracy (Figure 3).
 
     Each tap's l2 strength is cross-validated; the tap and, where several are given, the target size are chosen on test
     images. The last features alone are a candidate, so that Oracle is never below Linear. DataError for a task without

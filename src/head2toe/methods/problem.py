@@ -165,7 +165,8 @@ def fold_of(task: Task, labels: np.ndarray, folds: int, seed: int) -> np.ndarray
 
     folds=1 holds out the validation split, or a stratified fifth of the rows where there is none.
     """
-    counts = Counter(labels.tolist())
+    ids = np.array([id for split in training_splits(task) for id in split.ids])
+    counts = Counter(labels[np.unique(ids, return_index=True)[1]].tolist())  # copies of an input are one
     if len(counts) < 2:
         raise DataError(f"fit: the training labels hold {len(counts)} class, a classifier needs at least 2")
     if folds < 1:
@@ -180,12 +181,7 @@ def fold_of(task: Task, labels: np.ndarray, folds: int, seed: int) -> np.ndarray
         raise DataError(f"fit: {folds} folds need at least {folds} images, got {len(labels)}; lower --folds")
     if folds == 1 and task.validation is not None and len(np.unique(task.train.labels)) > 1:
         return np.repeat([-1, 0], [len(task.train.labels), len(task.validation.labels)]).astype(np.int64)
-    ids = np.array([id for split in training_splits(task) for id in split.ids])
-    _, first, copies = np.unique(ids, return_index=True, return_inverse=True)
-    once = np.sort(first)  # copies of one input share its fold: none is judged by a model that has seen it
-    dealt = np.empty(len(labels), dtype=np.int64)
-    dealt[once] = spread(labels[once], 5 if folds == 1 else folds, seed)
-    dealt = dealt[first][copies]
+    dealt = spread_inputs(ids, labels, 5 if folds == 1 else folds, seed)
     return dealt if folds > 1 else _held_out_once(task, labels, dealt == 0)
 
 
@@ -198,6 +194,17 @@ def _held_out_once(task: Task, labels: np.ndarray, out: np.ndarray) -> np.ndarra
             f"fit: '{task.name}' has no image that can be held out without leaving its class without one; add images"
         )
     return np.where(out, 0, -1)
+
+
+def spread_inputs(ids: np.ndarray, labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
+    """As `spread`, but copies of one input, whose ids (n,) are equal, share a fold: none is judged by a model that has
+    seen it.
+    """
+    _, first, copies = np.unique(ids, return_index=True, return_inverse=True)
+    once = np.sort(first)
+    dealt = np.empty(len(labels), dtype=np.int64)
+    dealt[once] = spread(labels[once], folds, seed)
+    return dealt[first][copies]
 
 
 def spread(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:

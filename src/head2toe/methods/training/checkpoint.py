@@ -7,6 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -78,6 +79,8 @@ class Checkpoint:
     def remove(self) -> None:
         """Forget everything: the training has ended."""
         shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(OSError):  # other trainings are still there
+            self.folder.parent.rmdir()
 
     def _state(self, run: str) -> Path:
         return self.folder / f"{hashlib.sha256(run.encode()).hexdigest()[:16]}.safetensors"

@@ -74,7 +74,7 @@ def augmented(rows: list[np.ndarray], augment: Augment, random: np.random.Genera
 
 
 def _is_picture(row: np.ndarray) -> bool:
-    return row.ndim == 3 and row.dtype == np.uint8
+    return row.ndim == 3 and row.shape[2] == 3 and row.dtype == np.uint8
 
 
 def _changed(row: np.ndarray, augment: Augment, random: np.random.Generator) -> np.ndarray:
