@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -40,12 +40,16 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Accuracy in [0, 1] over n inputs of one split, and (inputs, accuracy) of each class that it holds."""
+    """Accuracy in [0, 1] over n inputs of one split, and (inputs, accuracy) of each class that it holds.
+
+    An `upper_bound` is that of a head which was chosen on test images.
+    """
 
     split: str
     n: int
     accuracy: float
     per_class: dict[str, tuple[int, float]]
+    upper_bound: bool = False
 
 
 def predict_files(
@@ -100,7 +104,8 @@ def evaluate_on(
     network = backbone or head.load_backbone(device, trust_remote_code=trust_remote_code)
     check_fits(head, network.fingerprint, network.id)
     logits = stored_logits(head, split, network, store)
-    return evaluation(name, logits, number[split.labels], head.classes)
+    found = evaluation(name, logits, number[split.labels], head.classes)
+    return replace(found, upper_bound=head.provenance.upper_bound)
 
 
 def stored_logits(

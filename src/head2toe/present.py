@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
@@ -89,7 +90,7 @@ def tap_rows(backbone: Backbone, flops: Mapping[str, int], target_size: int) -> 
 
 def tap_table(title: str, rows: Sequence[TapRow]) -> Table:
     total = sum(row.length for row in rows)
-    table = Table(title=f"{title}: {len(rows)} taps, {total:,} features", title_justify="left")
+    table = Table(title=f"{escape(title)}: {len(rows)} taps, {total:,} features", title_justify="left")
     for name in ("depth", "tap", "layout", "shape", "pooled", "FLOPs up to it"):
         table.add_column(name, justify="left" if name in ("tap", "layout") else "right")
     for row in rows:
@@ -146,7 +147,7 @@ def show_fit(report: FitReport, fitted: Head | Network, out: Path) -> None:
         "  seconds                   " + ", ".join(f"{k} {v:.1f}" for k, v in report.seconds.items() if v),
         f"saved to {out}; try: head2toe predict {out} IMAGE",
     ]
-    Console().print("\n".join(lines), highlight=False, soft_wrap=True)
+    Console().print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
 
 
 def layer_table(head: Head) -> Table:
@@ -169,11 +170,13 @@ def prediction_line(prediction: Prediction) -> str:
 
 
 def evaluation_table(evaluation: Evaluation) -> Table:
-    table = Table(title=f"accuracy {evaluation.accuracy:.4f} on {evaluation.n:,} images", title_justify="left")
+    bound = ", an upper bound: the head was chosen on test images" if evaluation.upper_bound else ""
+    title = f"accuracy {evaluation.accuracy:.4f} on {evaluation.n:,} images{bound}"
+    table = Table(title=title, title_justify="left")
     for name in ("class", "images", "accuracy"):
         table.add_column(name, justify="left" if name == "class" else "right")
     for name, (count, accuracy) in evaluation.per_class.items():
-        table.add_row(name, str(count), f"{accuracy:.4f}")
+        table.add_row(escape(name), str(count), f"{accuracy:.4f}")
     return table
 
 
@@ -184,19 +187,11 @@ def comparison_table(comparison: Comparison) -> Table:
     )
     bound = any(score.upper_bound for score in comparison.scores)
     caption = "† chosen on the judged images: an upper bound, no method to use" if bound else None
-    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
-    for name in (
-        "method",
-        "accuracy",
-        "against linear",
-        "95 % interval",
-        "cross-validated",
-        "kept",
-        "of",
-        "s",
-        "bytes",
-    ):
-        table.add_column(name, justify="left" if name == "method" else "right")
+    table = Table(
+        title=escape(title), title_justify="left", caption=caption, caption_justify="left", box=SIMPLE_HEAD, padding=0
+    )
+    for name in ("method", "accuracy", "gain", "95 %", "by folds", "kept", "of", "s", "bytes"):
+        table.add_column(name, justify="left" if name == "method" else "right", overflow="fold")
     for score in comparison.scores:
         span = f"{100 * score.interval.low:+.1f} .. {100 * score.interval.high:+.1f}" if score.interval else ""
         probe = score.method == "linear"
@@ -221,6 +216,8 @@ def advice_lines(comparison: Comparison) -> str:
         f"fine-tuning, {cost.steps} steps of {cost.batch_size} images: {of_head2toe(cost.flops)}, about "
         f"{cost.seconds:,.0f} s, {cost.task_bytes:,} bytes; with the choice of its settings, as Head2Toe's has, up to "
         f"{cost.tuned_steps:,} steps: {of_head2toe(cost.tuned_flops)}, about {cost.tuned_seconds:,.0f} s"
+        f"\nthe pass of the network, once for all methods and in none of their seconds: "
+        f"{comparison.pass_seconds:,.0f} s for the {comparison.n_passed:,} inputs that were not in the store"
         f"\n\n{comparison.advice.sentence}"
     )
 
@@ -247,7 +244,7 @@ def show_demo(demo: Demo) -> None:
         highlight=False,
     )
     console.print(layer_table(demo.head))
-    console.print(f"\nnext: {demo.next_command}", highlight=False, soft_wrap=True)
+    console.print(f"\nnext: {demo.next_command}", highlight=False, markup=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -304,7 +301,7 @@ def view_table(rows: Sequence[ViewRow]) -> Table:
     for row in rows:
         size = f"{row.target_size} x 2" if row.moments > 1 else str(row.target_size)
         table.add_row(
-            row.key[:8], row.backbone, size, row.dtype, f"{row.rows:,}", str(row.n_taps),
+            row.key[:8], escape(row.backbone), size, row.dtype, f"{row.rows:,}", str(row.n_taps),
             f"{row.bytes / 1e6:,.1f}", str(row.files), str(row.versions), (row.last_used or "unknown")[:10],
         )  # fmt: skip
     return table
@@ -320,12 +317,16 @@ def stored_tap_table(info: ViewInfo) -> Table:
 
 
 @contextmanager
-def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr that is told (done, total); nothing where stderr is no terminal."""
+def progress(what: str) -> Iterator[Callable[..., None]]:
+    """A bar on stderr that is told (done, total) and what is being done now; nothing where stderr is no terminal."""
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+        def advance(done: int, total: int, now: str = "") -> None:
+            bar.update(task, completed=done, total=total, description=escape(f"{what}: {now}" if now else what))
+
+        yield advance
 
 
 def show(table: Table) -> None:

@@ -1,13 +1,15 @@
 """Advice on cases, and a comparison on a task whose answer is known."""
 
+import io
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from head2toe.backbones.select import flops
-from head2toe.bench.compare import METHODS, Advice, FineTuning, Score, advise, compare, finetuning_cost
+from head2toe.bench.compare import METHODS, Advice, FineTuning, Score, _rounds, advise, compare, finetuning_cost
 from head2toe.bench.intervals import Interval
 from head2toe.data import task_from_arrays
 from head2toe.errors import BackboneError
@@ -28,9 +30,15 @@ def advice(gain: float, low: float, high: float, linear: float = 0.7, images: fl
 
 class TestAdvice:
     def test_no_gain_means_a_linear_probe(self):
-        given = advice(0.01, -0.01, 0.03, linear=0.95)
+        given = advice(0.005, -0.01, 0.02, linear=0.95)
         assert (given.method, given.try_finetuning) == ("linear", False)
-        assert "+1.0 points over a linear probe (95 % -1.0 to +3.0)" in given.sentence
+        assert "+0.5 points over a linear probe (95 % -1.0 to +2.0)" in given.sentence
+
+    def test_a_gain_that_may_be_none_is_no_proof_that_the_last_layer_is_enough(self):
+        given = advice(0.08, -0.01, 0.17)
+        assert given.method == "linear"
+        assert "which so few rows cannot tell from nothing" in given.sentence
+        assert "enough" not in given.sentence
 
     def test_a_sure_but_tiny_gain_is_not_worth_it(self):
         assert advice(0.004, 0.001, 0.007).method == "linear"
@@ -124,3 +132,17 @@ def test_one_pass_of_the_network_serves_all_methods(network, corners, tmp_path, 
     assert not seen
     compare(network, corners, tmp_path / "store", target_size=64)
     assert sum(seen) == 100
+
+
+def test_copies_of_an_input_are_held_out_together():
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), dtype=np.uint8)
+    task = task_from_arrays(np.concatenate([pixels, pixels]), [0, 1] * 12)
+    for third in _rounds(task, seed=0):
+        assert third.test is not None
+        assert not set(third.train.ids) & set(third.test.ids)
+
+
+def test_the_table_is_whole_on_a_narrow_terminal(comparison):
+    console = Console(width=80, file=io.StringIO())
+    console.print(comparison_table(comparison))
+    assert "…" not in console.file.getvalue()

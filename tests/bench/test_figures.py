@@ -10,10 +10,10 @@ from head2toe.bench import figures
 from head2toe.bench.affinity import affinities, correlations
 from head2toe.bench.charts import Axis, Series, _apart, colour_of, curves, quantity
 from head2toe.bench.costs import costs
-from head2toe.bench.tables import tables_of
+from head2toe.bench.tables import tables_of, write_tables
 from head2toe.methods.head2toe import Head2Toe
 
-from .measured import ACCURACY, results, study
+from .measured import ACCURACY, results, study, write
 
 
 def words(svg: str) -> list[str]:
@@ -25,7 +25,7 @@ def test_dots_name_every_task_and_method():
     (table,) = tables_of(results())
     figure = figures.accuracy_dots(table)
     assert figure is not None
-    assert {*ACCURACY, "far", "near", "middle"} <= set(words(figure.svg))
+    assert {*(ACCURACY.keys() - {"oracle"}), "oracle †", "far", "near", "middle"} <= set(words(figure.svg))
     assert "far finetune" in figure.alt
     assert "oracle" not in figure.alt
 
@@ -38,10 +38,10 @@ def test_affinity_tells_the_correlation():
     more = [replace(r, task=f"{r.task}2", test_accuracy=0.9 * r.test_accuracy) for r in results()]
     points = affinities([*results(), *more])
     found = correlations(points)
-    figure = figures.affinity_scatter(points, found)
+    figure = figures.affinity_scatter(points, found, ["oracle"])
     assert figure is not None
     (oracle,) = (c for c in found if c.method == "oracle")
-    assert f"oracle: r {oracle.pearson:+.2f}" in figure.alt
+    assert f"oracle †: r {oracle.pearson:+.2f}" in figure.alt
     assert figures.affinity_scatter([], []) is None
 
 
@@ -58,7 +58,8 @@ def test_a_study_of_several_series_shows_their_means_over_the_tasks_that_have_al
     lines = [*study("n-train", "linear", rows), *study("n-train", "head2toe", {"far": {10.0: 0.3, 100.0: 0.5}})]
     figure = figures.study_curves("n-train", lines)
     assert figure is not None
-    assert figure.alt == "linear from 30.0% at 10 to 50.0% at 100; head2toe from 30.0% at 10 to 50.0% at 100"
+    assert figure.alt == "linear from 20.0% at 10 to 40.0% at 100; head2toe from 30.0% at 10 to 50.0% at 100"
+    assert figure.caption.endswith("Means over far.")  # head2toe has not been measured on the other
     assert figures.study_curves("n-train", study("n-train", "linear", {"far": {10.0: 0.2}})) is None
 
 
@@ -116,6 +117,75 @@ def test_costs_are_ratios_over_shared_tasks():
     assert spent["finetune"].ratios["flops"] == pytest.approx(1e12 / 1.001e9)
     assert spent["finetune"].ratios["task_bytes"] == pytest.approx(200)
     assert set(spent["head2toe"].ratios.values()) == {1.0}
+
+
+def test_every_method_is_charged_the_pass_at_the_speed_of_all_that_was_extracted():
+    lines = [
+        replace(r, seconds={"extract": 4.0, "extract_test": 2.0, "select": 1.0}, settings={"extracted_images": 300})
+        if (r.task, r.method) == ("far", "head2toe")
+        else replace(r, seconds={"extract": 0.1, "select": 1.0})
+        if r.method in ("linear", "head2toe")
+        else r
+        for r in results()
+    ]
+    spent = {cost.method: cost for cost in costs(lines)}
+    assert spent["linear"].seconds == spent["head2toe"].seconds == pytest.approx(1.0 + 100 * 6.0 / 300)
+    assert spent["finetune"].seconds == pytest.approx(300.0)  # which passes its images itself
+
+
+def test_costs_without_head2toe_are_told_against_the_probe():
+    spent = {cost.method: cost for cost in costs([r for r in results() if r.method != "head2toe"])}
+    assert {cost.reference for cost in spent.values()} == {"linear"}
+    assert spent["finetune"].ratios["task_bytes"] == pytest.approx(200)
+
+
+def test_bars_are_ratios_on_the_tasks_that_both_have():
+    lines = [
+        replace(r, task_bytes=10**9 if r.task == "far" else 1000) if r.method == "head2toe" else r
+        for r in results()
+        if (r.task, r.method) != ("far", "finetune")
+    ]
+    figure = figures.cost_bars(costs(lines), "packs")
+    assert figure is not None
+    assert "20×" in words(figure.svg)  # 20,000 bytes against 1,000 on the two tasks, not against a third of 10**9
+
+
+def test_layers_are_those_of_the_network_alone():
+    pair = [
+        replace(r, method="control", backbone="tiny+b", kept={"0:pool": 4, "1:pool": 4})
+        for r in results()
+        if r.method == "linear"
+    ]
+    figure = figures.layer_heat([*results(), *pair])
+    assert figure is not None
+    assert {"stem", "block1", "pool"} <= set(words(figure.svg))
+    assert not {"0:pool", "1:pool"} & set(words(figure.svg))
+    assert "50% where it is strongest" in figure.caption
+
+
+def test_networks_are_compared_on_the_tasks_that_all_have():
+    other = [replace(r, backbone="other") for r in results() if r.task == "near"]
+    figure = figures.network_dots(tables_of([*results(), *other]), ["linear", "oracle"], ["oracle"])
+    assert figure is not None
+    assert figure.alt == "tiny: linear 81.0%, oracle 90.0%; other: linear 81.0%, oracle 90.0%"
+    assert "oracle †" in words(figure.svg)
+    assert "over the 1 tasks of all networks" in figure.caption
+
+
+def test_an_upper_bound_is_marked_wherever_it_stands(tmp_path):
+    write(tmp_path, results())
+    write_tables(tmp_path)
+    points = affinities(results())
+    drawn = [
+        figures.accuracy_dots(tables_of(results())[0]),
+        figures.affinity_scatter(points, correlations(points), ["oracle"]),
+        figures.cost_bars(costs(results()), "packs", ["oracle"]),
+    ]
+    shown = [word for figure in drawn if figure is not None for word in words(figure.svg)]
+    shown += (tmp_path / "table.md").read_text().splitlines()
+    named = [word for word in shown if "oracle" in word]
+    assert len(named) > 5
+    assert all("oracle †" in word and word.count("oracle") == word.count("oracle †") for word in named)
 
 
 def test_a_cost_that_was_not_measured_is_missing_and_not_zero():

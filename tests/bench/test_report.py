@@ -123,7 +123,36 @@ def test_headings_go_down_one_step_at_a_time(page):
 
 def test_the_command_measures_the_same_again(folder):
     (command,) = (line for line in page_of(folder).origin.commands if " bench " in line)
-    assert "--methods linear,head2toe,finetune,scratch,oracle" in command
+    assert "--methods linear,head2toe,finetune,scratch,oracle --groups GROUPS" in command
+
+
+def test_no_command_measures_more_than_was_measured(tmp_path):
+    write(tmp_path, [r for r in results() if (r.task, r.method) != ("far", "oracle")])
+    all_tasks, two_tasks = page_of(tmp_path).origin.commands
+    assert "--methods linear,head2toe,finetune,scratch " in all_tasks
+    assert "--tasks far,near,middle " in all_tasks
+    assert "--methods oracle " in two_tasks
+    assert "--tasks near,middle " in two_tasks
+
+
+def test_methods_measured_with_other_seeds_have_their_layers(tmp_path):
+    write(tmp_path, [replace(r, seed=int(r.method == "head2toe")) for r in results()])
+    (chapter,) = page_of(tmp_path).chapters
+    assert [one.task for one in chapter.layers] == ["far", "near", "middle"]
+    assert chapter.layer_figure is not None
+
+
+def test_a_head_without_mistakes_is_not_given_anothers(folder):
+    right, wrong = (next(r for r in results() if (r.task, r.method) == ("far", m)) for m in ("head2toe", "linear"))
+    text = (folder / "mistakes" / f"{slug(replace(right, task='near'))}.json").read_text()
+    (folder / "mistakes" / f"{slug(right)}.json").write_text("[]")
+    (folder / "mistakes" / f"{slug(wrong)}.json").write_text(text)
+    assert [(one.task, one.method) for one in page_of(folder).chapters[0].wrong] == [("near", "head2toe")]
+
+
+def test_a_page_cannot_be_a_folder(folder):
+    with pytest.raises(DataError, match="should be a file"):
+        write_report(folder, folder)
 
 
 def test_the_commands_repeat_the_conditions_and_keep_networks_apart(tmp_path):
@@ -134,13 +163,14 @@ def test_the_commands_repeat_the_conditions_and_keep_networks_apart(tmp_path):
     trained = [replace(one, method="scratch", settings=one.settings | {"tried_lrs": "0.01,0.001"}) for one in lines[:1]]
     write(tmp_path, [*lines, other, *trained])
     first, second, third = page_of(tmp_path).origin.commands
-    tasks, end = ",".join(dict.fromkeys(one.task for one in lines)), "--target-size 64 --target-size 512 --max-test 20"
-    start = "head2toe bench packs --root ROOT --backbones"
-    assert first == f"{start} file:WEIGHTS/t --methods linear,finetune --tasks {tasks} --seeds 0 {end} --out OUT"
-    assert second == f"{start} a+b --methods control --tasks {other.task} --seeds 0 {end} --out OUT"
-    assert third == (
-        f"{start} file:WEIGHTS/t --methods scratch --tasks {other.task} --seeds 0 {end} --lr 0.01 --lr 0.001 --out OUT"
+    tasks, task = (
+        f"--groups GROUPS --tasks {of}" for of in (",".join(dict.fromkeys(one.task for one in lines)), other.task)
     )
+    end = "--target-size 64 --target-size 512 --max-test 20"
+    start = "head2toe bench packs --root ROOT --backbones"
+    assert first == f"{start} file:WEIGHTS/t --methods linear,finetune {tasks} --seeds 0 {end} --out OUT"
+    assert second == f"{start} a+b --methods control {task} --seeds 0 {end} --out OUT"
+    assert third == (f"{start} file:WEIGHTS/t --methods scratch {task} --seeds 0 {end} --lr 0.01 --lr 0.001 --out OUT")
 
 
 def test_versions_are_told(tmp_path):

@@ -16,7 +16,7 @@ from PIL import Image
 
 from head2toe.backbones.build import side_by_side
 from head2toe.bench.conditions import Conditions
-from head2toe.bench.predictions import read_right
+from head2toe.bench.predictions import read_right, worst_mistakes
 from head2toe.bench.result import append_result, read_results, slug
 from head2toe.bench.run import Failure, limited, names_of, plan, results_file, run, shown
 from head2toe.bench.suite import Suite, SuiteTask, suite_named
@@ -366,3 +366,59 @@ def test_vtab_is_the_same_from_folders_and_from_hugging_face(standins, network, 
         fits = plan(suite, ["tiny"], ["linear"], [0], out, Conditions())
         accuracies.append([result.test_accuracy for result in run(fits, suite, lambda name: network, out, store)])
     assert accuracies[0] == accuracies[1]
+
+
+def test_a_task_does_not_change_its_group_in_a_resumed_run(out, suite):
+    other = Suite("packs", (replace(suite.tasks[0], group="all"),))
+    with pytest.raises(DataError, match="in the group 'structured', asked for now is 'all'"):
+        plan(other, ["tiny"], ["head2toe"], [0], out, CONDITIONS)
+
+
+def test_methods_are_measured_on_the_same_test_images(out, suite):
+    with pytest.raises(DataError, match="max_test"):
+        plan(suite, ["tiny"], ["head2toe"], [0], out, Conditions((64,), 10))
+
+
+@pytest.mark.parametrize(
+    ("methods", "conditions", "message"),
+    [
+        (["control"], Conditions(), "name a pair"),
+        (["linear"], Conditions(lrs=(0.1,)), "--lr and --steps go with"),
+    ],
+)
+def test_what_no_fit_could_use_is_refused_before_any(methods, conditions, message, suite, tmp_path):
+    with pytest.raises(DataError, match=message):
+        plan(suite, ["tiny"], methods, [0], tmp_path / "new", conditions)
+
+
+def test_results_go_to_a_folder(suite, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(DataError, match="should be a folder"):
+        plan(suite, ["tiny"], ["linear"], [0], tmp_path / "file", CONDITIONS)
+
+
+def test_control_reads_the_pairs_and_other_methods_the_networks(suite, tmp_path):
+    fits = plan(suite, ["a", "a+b"], ["linear", "control"], [0], tmp_path, CONDITIONS)
+    assert [(fit.backbone, fit.method) for fit in fits] == [("a", "linear"), ("a+b", "control")]
+    fits = plan(suite, ["a+b"], ["linear", "control"], [0], tmp_path, CONDITIONS)
+    assert [fit.method for fit in fits] == ["linear", "control"]
+
+
+def test_a_network_with_other_results_stops_no_other(out, measured, suite, network, store):
+    """`out` holds `tiny` with other weights: its fits fail, and those of the next network are made."""
+    other = replace(network, fingerprint="f" * 64)
+    fits = plan(suite, ["tiny", "next"], ["linear"], [1], out, CONDITIONS)
+    load = {"tiny": other, "next": network}
+    failure, result = run(fits, suite, load.__getitem__, out, store, conditions=CONDITIONS)
+    assert isinstance(failure, Failure)
+    assert "fingerprint" in failure.reason
+    assert result.backbone == "next"
+
+
+def test_mistakes_show_pictures_and_texts_and_spare_sounds():
+    probabilities = np.array([[0.9, 0.1]] * 2)
+    sounds = task_from_arrays([np.zeros(400, np.float32), np.ones(400, np.float32)], [1, 0]).train
+    texts = task_from_arrays(["a" * 300, "b"], [1, 0]).train
+    (sound,), (text,) = (worst_mistakes(split, probabilities, ("0", "1")) for split in (sounds, texts))
+    assert (sound.thumbnail, sound.text) == ("", "")
+    assert (text.thumbnail, text.text) == ("", "a" * 200)

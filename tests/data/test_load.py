@@ -339,6 +339,9 @@ def test_an_empty_cell_is_an_unreadable_input(cell, tmp_path):
     [
         (["crane", "owl", "crane"], [0, 1, 2], "two classes are called 'crane'"),
         (["Cat", "Dog"], ["cat", "dog", "cat"], "not among its class names: 'cat', 'dog'"),
+        (10, [0, 1, 2], "should be a list of strings, got 10"),
+        ({"0": "a"}, [0, 0, 0], "should be a list of strings"),
+        (["cat", "dog"], [0.0, 1.0, 0.0], "should be a whole number"),
     ],
 )
 def test_class_names_that_cannot_be_meant_are_refused(names, labels, message, tmp_path):
@@ -376,3 +379,15 @@ def test_rows_asked_for_side_by_side_read_their_group_once(tmp_path, monkeypatch
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     assert find_damaged(load_task(tmp_path / "a.parquet").train.source, range(32)) == []
     assert reads.count(["image"]) == 1
+
+
+def test_damaged_labels_are_named(tmp_path):
+    table = pa.table({"image": [picture("train", row) for row in range(4)], "label": [0, 1, 0, 1]})
+    path = tmp_path / "train.parquet"
+    pq.write_table(table, path)
+    start = pq.ParquetFile(path).metadata.row_group(0).column(1).data_page_offset
+    damaged = bytearray(path.read_bytes())
+    damaged[start : start + 8] = b"\xff" * 8
+    path.write_bytes(damaged)
+    with pytest.raises(DataError, match=r"labels of .*train\.parquet cannot be read"):
+        load_task(path)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from head2toe.bench.intervals import LEVEL, RESAMPLES, SAME, Interval, by_cell, mean_accuracy
-from head2toe.bench.result import Result
+from head2toe.bench.result import Result, marked
 
 PROBE, SCRATCH = "linear", "scratch"
 
@@ -22,7 +22,6 @@ class Affinity:
 
     suite: str
     task: str
-    group: str
     backbone: str
     affinity: float
     gains: dict[str, float]
@@ -47,7 +46,6 @@ class Correlation:
 
 def affinities(results: Sequence[Result]) -> list[Affinity]:
     """One for each task and network that has both Linear and Scratch; accuracies are means over seeds."""
-    groups = {(result.suite, result.task): result.group for result in results}
     accuracy: dict[tuple[str, str, str], dict[str, float]] = {}
     for cell, found in by_cell(results).items():
         accuracy.setdefault((cell.suite, cell.task, cell.backbone), {})[cell.method] = mean_accuracy(found)
@@ -55,7 +53,6 @@ def affinities(results: Sequence[Result]) -> list[Affinity]:
         Affinity(
             suite=suite,
             task=task,
-            group=groups[suite, task],
             backbone=backbone,
             affinity=of[PROBE] - of[SCRATCH],
             gains={method: value - of[PROBE] for method, value in of.items() if method not in (PROBE, SCRATCH)},
@@ -76,14 +73,15 @@ def correlations(points: Sequence[Affinity]) -> list[Correlation]:
     return found
 
 
-def affinity_markdown(points: Sequence[Affinity]) -> str:
+def affinity_markdown(points: Sequence[Affinity], upper_bounds: Collection[str] = ()) -> str:
     """Affinity and gains of each task in points of accuracy, the most distant first, and how they correlate."""
     if not points:
         return ""
     methods = list(dict.fromkeys(method for point in points for method in point.gains))
+    names = " | ".join(marked(method, upper_bounds) for method in methods)
     lines = [
         "Domain affinity (linear less scratch), and gains over linear:", "",
-        f"| task | affinity | {' | '.join(methods)} |", "|---|" + "---:|" * (len(methods) + 1),
+        f"| task | affinity | {names} |", "|---|" + "---:|" * (len(methods) + 1),
     ]  # fmt: skip
     for point in sorted(points, key=lambda point: point.affinity):
         gains = (_points(point.gains.get(method)) for method in methods)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from head2toe.bench.result import MARK
 from head2toe.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -80,8 +81,11 @@ def curves(series: Sequence[Series], x: Axis, y: Axis) -> str:
         return _svg(figure)
 
 
-def dots(rows: Sequence[str], columns: Mapping[str, Sequence[float | None]], hollow: Sequence[str], x: Axis) -> str:
-    """A row per task and a dot per method: `columns` gives each method's values, None where there is none."""
+def dots(rows: Sequence[str], columns: Mapping[str, Sequence[float | None]], x: Axis) -> str:
+    """A row per task and a dot per method: `columns` gives each method's values, None where there is none.
+
+    Marked methods are hollow diamonds.
+    """
     with _drawing(0.9 + 0.27 * len(rows) + 0.06 * len(columns), NARROW) as figure:
         axes = figure.add_subplot()
         for row in range(len(rows)):
@@ -89,11 +93,12 @@ def dots(rows: Sequence[str], columns: Mapping[str, Sequence[float | None]], hol
         for name, values in columns.items():
             there = [i for i, value in enumerate(values) if value is not None]
             colour = colour_of(name)
-            filled = name not in hollow and not name.startswith("paper-")
+            bound = name.endswith(MARK)
+            filled = not bound and not name.startswith("paper-")
             axes.scatter(
                 [value for value in values if value is not None], there, s=44 if name == "head2toe" else 28, label=name,
                 color=colour, facecolors=colour if filled else "none", zorder=3 if name == "head2toe" else 2,
-                marker="D" if name in hollow else "s" if name.startswith("paper-full-") else "o", linewidths=1.2,
+                marker="D" if bound else "s" if name.startswith("paper-full-") else "o", linewidths=1.2,
             )  # fmt: skip
         axes.set_yticks(range(len(rows)), rows)
         axes.set_ylim(len(rows) - 0.5, -0.5)
@@ -158,8 +163,8 @@ def heat(
         return _svg(figure)
 
 
-def bars(panels: Mapping[str, Mapping[str, float]], unit: Mapping[str, str]) -> str:
-    """Logarithmic bars, one panel per quantity: a value per method, written at its end."""
+def bars(panels: Mapping[str, Mapping[str, float]]) -> str:
+    """Logarithmic bars from 1 on, one panel per quantity: a ratio per method, written at its end."""
     rows = max(len(values) for values in panels.values())
     across = min(2, len(panels))
     down = -(-len(panels) // across)
@@ -167,13 +172,16 @@ def bars(panels: Mapping[str, Mapping[str, float]], unit: Mapping[str, str]) -> 
         for place, (title, values) in enumerate(panels.items(), 1):
             axes = figure.add_subplot(down, across, place)
             names = list(values)
-            axes.barh(range(len(names)), list(values.values()), color=[colour_of(name) for name in names], height=0.62)
-            for row, value in enumerate(values.values()):
+            ratios = np.array(list(values.values()))
+            colours = [colour_of(name) for name in names]
+            axes.barh(range(len(names)), ratios - 1, left=1, color=colours, height=0.62)
+            axes.axvline(1, color=INK, linewidth=0.8)
+            for row, ratio in enumerate(ratios):
                 axes.annotate(
-                    quantity(value, unit[title]), (value, row), (3, 0), textcoords="offset points", va="center"
+                    f"{_rounded(ratio)}×", (max(ratio, 1), row), (3, 0), textcoords="offset points", va="center"
                 )
             axes.set_xscale("log")
-            axes.set_xlim(min(values.values()) / 3, max(values.values()) * 30)
+            axes.set_xlim(min(ratios.min(), 1) / 1.5, max(ratios.max(), 1) * 12)
             axes.xaxis.minorticks_off()
             axes.set_yticks(range(len(names)), names)
             axes.invert_yaxis()
@@ -194,8 +202,8 @@ def quantity(value: float, unit: str) -> str:
 
 
 def colour_of(method: str) -> str:
-    """A method's colour; the published recipe of a method has the same."""
-    return COLOURS.get(method.removeprefix("paper-").removeprefix("full-"), PALETTE[-1])
+    """A method's colour, marked or not; the published recipe of a method has the same."""
+    return COLOURS.get(method.removesuffix(f" {MARK}").removeprefix("paper-").removeprefix("full-"), PALETTE[-1])
 
 
 @contextmanager

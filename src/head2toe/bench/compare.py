@@ -13,12 +13,12 @@ from head2toe.apply import stored_logits
 from head2toe.bench.intervals import Interval, interval_of_mean
 from head2toe.data.task import joined
 from head2toe.errors import DataError
-from head2toe.extract import extract
+from head2toe.extract import Extraction, extract
 from head2toe.head import Head
 from head2toe.methods import TRAINED, method_named
 from head2toe.methods.finetune import on_last_features
 from head2toe.methods.frozen import Frozen
-from head2toe.methods.problem import Journal, fold_of, folds_for, spread, training_splits
+from head2toe.methods.problem import Journal, fold_of, folds_for, spread_inputs, training_splits
 from head2toe.methods.training import Training
 from head2toe.methods.training.choice import most_steps
 from head2toe.methods.training.loop import step_flops, step_seconds
@@ -89,7 +89,10 @@ class Advice:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Methods on one task and network; `judged_on` says which rows the accuracies are of."""
+    """Methods on one task and network; `judged_on` says which rows the accuracies are of.
+
+    One pass of `n_passed` inputs, which were not in the store, took `pass_seconds` for all methods together.
+    """
 
     task: str
     backbone: str
@@ -100,6 +103,8 @@ class Comparison:
     scores: tuple[Score, ...]
     finetuning: FineTuning
     advice: Advice
+    n_passed: int
+    pass_seconds: float
 
 
 def compare(
@@ -121,7 +126,7 @@ def compare(
     opened = store if isinstance(store, FeatureStore) else FeatureStore(store or default_location())
     rounds = _rounds(task, seed)
     names = dict.fromkeys(("linear", *methods, "head2toe"))
-    _extract_once(list(names), backbone, task, rounds, opened, target_size, seed)
+    passed = _extract_once(list(names), backbone, task, rounds, opened, target_size, seed)
     trials = {name: _trial(name, backbone, rounds, opened, target_size, seed) for name in names}
     scores = {name: _score(name, trial, trials["linear"]) for name, trial in trials.items()}
     finetuning = finetuning_cost(backbone, task)
@@ -136,6 +141,8 @@ def compare(
         scores=tuple(scores.values()),
         finetuning=finetuning,
         advice=advise(scores["linear"], scores["head2toe"], finetuning, n_train / len(task.classes)),
+        n_passed=passed.computed,
+        pass_seconds=passed.seconds,
     )
 
 
@@ -150,7 +157,10 @@ def advise(linear: Score, head2toe: Score, finetuning: FineTuning, images_per_cl
     chosen = head2toe if gains else linear
     more = chosen.accuracy < LOW and images_per_class >= ENOUGH
     told = f"{100 * head2toe.difference:+.1f} points over a linear probe{_span(head2toe.interval)}"
-    if not gains:
+    untold = head2toe.interval is None or head2toe.interval.high >= WORTH
+    if not gains and untold and head2toe.difference >= WORTH:
+        reason = f"Use a linear probe: Head2Toe brings {told}, which so few rows cannot tell from nothing; label more"
+    elif not gains:
         reason = f"A linear probe is enough: Head2Toe brings {told}, so the last layer holds what this task needs"
     elif head2toe.difference >= FAR:
         reason = f"Use Head2Toe: it brings {told}, a task far from what the network was trained on"
@@ -196,7 +206,7 @@ def _rounds(task: Task, seed: int) -> list[Task]:
     if task.test is not None:
         return [task]
     rows = joined(training_splits(task))
-    third = spread(rows.labels, ROUNDS, seed)
+    third = spread_inputs(np.array(rows.ids), rows.labels, ROUNDS, seed)
     return [
         replace(task, train=rows.rows(third != out), validation=None, test=rows.rows(third == out))
         for out in range(ROUNDS)
@@ -211,7 +221,7 @@ def _extract_once(
     store: FeatureStore,
     size: int,
     seed: int,
-) -> None:
+) -> Extraction:
     """One pass of the network for all methods; what any of them refuses is refused before."""
     pools: dict[Pool, None] = {}
     for name in names:
@@ -221,7 +231,7 @@ def _extract_once(
             method.reads(backbone, one)
             fold_of(one, np.concatenate([split.labels for split in training_splits(one)]), method.folds, seed)
             pools |= dict.fromkeys(method.pools)
-    extract(backbone, task.splits, store, list(pools))
+    return extract(backbone, task.splits, store, list(pools))
 
 
 def _trial(

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from head2toe.bench.result import Result, home
+from head2toe.bench.result import Result, home, marked
 
-PHASES = ("extract", "select", "fit", "train")  # loading the network is no cost of a task
+PHASES = ("select", "fit", "train")  # beside the pass; loading the network is no cost of a task
+REFERENCES = ("head2toe", "linear")  # what costs are compared with: the first that was measured
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Means over the tasks that a method and the reference share, over seeds, and ratios to the reference.
+    """Means over the tasks that a method and the `reference` share, over seeds, and ratios to the reference.
 
-    `flops` are for the training images whether or not their features were in the store, `seconds` as they passed,
-    `peak_bytes` the resident memory of the process that fits (not of those that extract), `task_bytes` what the task
-    adds on disk. None: not measured.
+    `flops` and `seconds` hold the pass over the training images, whether or not their features were in the store: the
+    network's operations, and the mean seconds of all images that passed it for these results. `peak_bytes` is the
+    resident memory of the process that fits (not of those that extract) and a GPU's, `task_bytes` what the task adds on
+    disk. None: not measured.
     """
 
     backbone: str
     method: str
+    reference: str
     n_tasks: int
     flops: float | None
     seconds: float | None
@@ -34,26 +37,36 @@ class Cost:
 QUANTITIES = ("flops", "seconds", "peak_bytes", "task_bytes")
 
 
-def costs(results: Sequence[Result], reference: str = "head2toe") -> list[Cost]:
-    """A cost for each backbone and method that shares a task with `reference`, in the order of their appearance."""
-    found = []
+def costs(results: Sequence[Result]) -> list[Cost]:
+    """A cost for each backbone and method that shares a task with the reference, in the order of their appearance."""
+    found, passes = [], _seconds_an_image(results)
     for backbone in dict.fromkeys(map(home, results)):
         here = [result for result in results if home(result) == backbone]
+        measured = list(dict.fromkeys(result.method for result in here))
+        reference = next((method for method in REFERENCES if method in measured), None)
+        if reference is None:
+            continue
         baseline = [result for result in here if result.method == reference]
-        for method in dict.fromkeys(result.method for result in here):
+        for method in measured:
             own = [result for result in here if result.method == method]
             tasks = {result.task for result in own} & {result.task for result in baseline}
             if tasks:
-                found.append(_cost(backbone, method, tasks, own, baseline))
+                spent, against = (
+                    {name: _mean(of, tasks, name, passes) for name in QUANTITIES} for of in (own, baseline)
+                )
+                ratios = {name: value / there for name, value in spent.items() if value and (there := against[name])}
+                found.append(Cost(backbone, method, reference, len(tasks), **spent, ratios=ratios))
     return found
 
 
-def cost_markdown(found: Sequence[Cost], reference: str = "head2toe") -> str:
-    """What a task costs, means over tasks; in brackets how many times the reference's on the same tasks."""
+def cost_markdown(found: Sequence[Cost], upper_bounds: Collection[str] = ()) -> str:
+    """What a task costs with one network, means over tasks; in brackets how many times the reference's."""
     if not found:
         return ""
+    reference = found[0].reference
     lines = [
-        f"Cost of a task, and in brackets how many times that of {reference} on the same tasks:", "",
+        f"Cost of a task, the pass over its training images included, and in brackets how many times that of "
+        f"{reference} on the same tasks:", "",
         "| method | tasks | operations | seconds | peak bytes | bytes on disk |", "|---|---:|---:|---:|---:|---:|",
     ]  # fmt: skip
     forms = {"flops": ".2e", "seconds": ".1f", "peak_bytes": ",.0f", "task_bytes": ",.0f"}
@@ -63,30 +76,42 @@ def cost_markdown(found: Sequence[Cost], reference: str = "head2toe") -> str:
             value, ratio = getattr(cost, name), cost.ratios.get(name)
             times = f" ({ratio:.3g})" if ratio is not None and cost.method != reference else ""
             cells.append("–" if value is None else f"{value:{form}}{times}")
-        lines.append(f"| {cost.method} | {cost.n_tasks} | {' | '.join(cells)} |")
+        lines.append(f"| {marked(cost.method, upper_bounds)} | {cost.n_tasks} | {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 
 
-def _cost(backbone: str, method: str, tasks: set[str], own: Sequence[Result], baseline: Sequence[Result]) -> Cost:
-    spent = {name: _mean(own, tasks, name) for name in QUANTITIES}
-    against = {name: _mean(baseline, tasks, name) for name in QUANTITIES}
-    ratios = {name: value / there for name, value in spent.items() if value and (there := against[name])}
-    return Cost(backbone, method, len(tasks), **spent, ratios=ratios)
+def _seconds_an_image(results: Sequence[Result]) -> dict[str, float]:
+    """What an image's pass took each backbone, over all that passed it; backbones that none passed are not there.
+
+    A pass is in the account of the method that made it, while others found its features stored: told so, it is in
+    everybody's.
+    """
+    images: dict[str, float] = {}
+    seconds: dict[str, float] = {}
+    for result in results:
+        passed = float(result.settings.get("extracted_images", 0))
+        if passed:
+            images[result.backbone] = images.get(result.backbone, 0.0) + passed
+            took = result.seconds.get("extract", 0.0) + result.seconds.get("extract_test", 0.0)
+            seconds[result.backbone] = seconds.get(result.backbone, 0.0) + took
+    return {backbone: seconds[backbone] / images[backbone] for backbone in images}
 
 
-def _mean(results: Sequence[Result], tasks: set[str], name: str) -> float | None:
+def _mean(results: Sequence[Result], tasks: set[str], name: str, passes: Mapping[str, float]) -> float | None:
     """The mean over tasks of a quantity's mean over seeds; None unless every result has it."""
     values: dict[str, list[float]] = {}
     for result in results:
         if result.task in tasks:
-            values.setdefault(result.task, []).append(_quantity(result, name))
+            values.setdefault(result.task, []).append(_quantity(result, name, passes))
     means = [float(np.mean(of)) for of in values.values() if min(of) > 0]
     return float(np.mean(means)) if means and len(means) == len(values) else None
 
 
-def _quantity(result: Result, name: str) -> float:
+def _quantity(result: Result, name: str, passes: Mapping[str, float]) -> float:
     if name == "flops":
         return float(sum(result.flops.values()))
     if name == "seconds":
-        return sum(result.seconds.get(phase, 0.0) for phase in PHASES)
+        stored = result.seconds.get("extract", 0.0)
+        passed = passes.get(result.backbone, stored / result.n_train) * result.n_train if stored else 0.0
+        return passed + sum(result.seconds.get(phase, 0.0) for phase in PHASES)
     return float(getattr(result, name))

@@ -5,7 +5,7 @@ Each is drawn only where its data are: a figure of nothing is None.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
@@ -16,8 +16,8 @@ from head2toe.bench.affinity import Affinity, Correlation
 from head2toe.bench.charts import WIDE, Axis, Panel, Series, bars, curves, dots, heat, scatter
 from head2toe.bench.costs import Cost
 from head2toe.bench.intervals import by_cell, mean_accuracy
-from head2toe.bench.result import Result, home
-from head2toe.bench.tables import Table, mean_of
+from head2toe.bench.result import BOUND_NOTE, MARK, Result, home, marked
+from head2toe.bench.tables import Table
 
 ACCURACY = Axis("test accuracy", percent=True)
 SHOWN_GAINS = ("oracle", "control", "head2toe", "finetune", "head2toe-ft")
@@ -61,11 +61,11 @@ STUDIES = {
     ),
     "layers": Study(
         "Single features against whole layers", Axis("features kept", log=True, percent=True),
-        "The same budget spent on the best features, and on whole taps by their mean score. Means over tasks.",
+        "The same budget spent on the best features, and on whole taps by their mean score.",
     ),
     "n-train": Study(
         "Accuracy against number of training images", Axis("training images", log=True),
-        "Stratified subsets, each contained in the next, at least one image per class. Means over tasks that have all.",
+        "Stratified subsets, each contained in the next, at least one image per class.",
     ),
     "flops-budget": Study(
         "Accuracy against the share of the network that runs", Axis("operations of the whole network", percent=True),
@@ -80,7 +80,9 @@ def accuracy_dots(table: Table) -> Figure | None:
     if not rows or len(table.methods) < 2:
         return None
     columns = {
-        method: [row.entries[method].accuracy if method in row.entries else None for row in rows]
+        marked(method, table.upper_bounds): [
+            row.entries[method].accuracy if method in row.entries else None for row in rows
+        ]
         for method in table.methods
     }
     best = {
@@ -91,35 +93,41 @@ def accuracy_dots(table: Table) -> Figure | None:
     return Figure(
         f"accuracy-{_anchor(table.suite, table.backbone)}",
         "Accuracy per task and method",
-        "Diamonds are upper bounds, chosen on test images. Hollow circles are the published recipe, hollow squares the "
-        "same on its full grid."
-        if table.upper_bounds or any(method.startswith("paper-") for method in table.methods)
-        else "Every dot is one method's test accuracy on one task.",
+        _noted(
+            "Every dot is one method's test accuracy on one task."
+            + " Hollow circles are the published recipe, hollow squares the same on its full grid."
+            * any(method.startswith("paper-") for method in table.methods),
+            columns,
+        ),
         "Best method per task: " + ", ".join(f"{task} {method}" for task, method in best.items()),
-        dots([row.name for row in rows], columns, table.upper_bounds, ACCURACY),
+        dots([row.name for row in rows], columns, ACCURACY),
     )
 
 
-def network_dots(tables: Sequence[Table], methods: Sequence[str], upper_bounds: Sequence[str]) -> Figure | None:
-    """Every method's mean over the tasks of one suite, network by network."""
-    columns = {method: [mean_of(table, method) for table in tables] for method in methods}
+def network_dots(tables: Sequence[Table], methods: Sequence[str], upper_bounds: Collection[str]) -> Figure | None:
+    """Every method's mean over the tasks that all networks share in one suite, network by network."""
+    tasks = set.intersection(*({row.name for row in table.rows if row.kind == "task"} for table in tables))
+    columns = {method: [_mean_over(tasks, table, method) for table in tables] for method in methods}
     shown = {method: values for method, values in columns.items() if any(value is not None for value in values)}
+    named = {marked(method, upper_bounds): values for method, values in shown.items()}
     if not shown:
         return None
     spoken = (
-        f"{table.backbone}: " + ", ".join(f"{m} {mean:.1%}" for m in shown if (mean := mean_of(table, m)) is not None)
-        for table in tables
+        f"{table.backbone}: " + ", ".join(f"{m} {mean:.1%}" for m in shown if (mean := shown[m][i]) is not None)
+        for i, table in enumerate(tables)
     )
     return Figure(
         f"networks-{_anchor(tables[0].suite)}",
         "Mean accuracy per network and method",
-        "Every dot is one method's mean test accuracy over all tasks of the suite.",
+        _noted(f"Every dot is one method's mean test accuracy over the {len(tasks)} tasks of all networks.", named),
         "; ".join(spoken),
-        dots([table.backbone for table in tables], shown, upper_bounds, ACCURACY),
+        dots([table.backbone for table in tables], named, ACCURACY),
     )
 
 
-def affinity_scatter(points: Sequence[Affinity], correlations: Sequence[Correlation]) -> Figure | None:
+def affinity_scatter(
+    points: Sequence[Affinity], correlations: Sequence[Correlation], upper_bounds: Collection[str] = ()
+) -> Figure | None:
     """The paper's figure 3 for one network: what methods gain over Linear against domain affinity."""
     shown = [c for name in SHOWN_GAINS for c in correlations if c.method == name and c.n > 1][:MOST_PANELS]
     if not shown:
@@ -129,13 +137,16 @@ def affinity_scatter(points: Sequence[Affinity], correlations: Sequence[Correlat
         of = [point for point in points if correlation.method in point.gains]
         gains = np.array([point.gains[correlation.method] for point in of])
         names = tuple(point.task for point in of)
-        title = f"{correlation.method}: {_correlation(correlation)}"
+        title = f"{marked(correlation.method, upper_bounds)}: {_correlation(correlation)}"
         panels.append(Panel(correlation.method, title, names, np.array([point.affinity for point in of]), gains))
     return Figure(
         f"affinity-{_anchor(shown[0].suite, shown[0].backbone)}",
         "Gain over Linear against domain affinity",
-        "Affinity is accuracy of Linear less that of Scratch: on the left, tasks far from what the network learned on. "
-        "r is Pearson's correlation with its 95 % interval.",
+        _noted(
+            "Affinity is accuracy of Linear less that of Scratch: on the left, tasks far from what the network learned "
+            "on. r is Pearson's correlation with its 95 % interval.",
+            [panel.title for panel in panels],
+        ),
         "; ".join(panel.title for panel in panels),
         scatter(panels, Axis("domain affinity", percent=True), Axis("gain over Linear", percent=True)),
     )
@@ -144,24 +155,27 @@ def affinity_scatter(points: Sequence[Affinity], correlations: Sequence[Correlat
 def study_curves(name: str, results: Sequence[Result]) -> Figure | None:
     """A study's accuracy over its x: a line per task and their mean or, where it compares several series, those."""
     kinds = list(dict.fromkeys(str(result.settings["series"]) for result in results))
+    grids = {kind: _grid([r for r in results if r.settings["series"] == kind]) for kind in kinds}
+    shared = [task for task in grids[kinds[0]][0] if all(task in tasks for tasks, _, _ in grids.values())]
     lines = [
-        Series(kind, x, y.mean(axis=0), bold=len(kinds) > 1 or kind == "mean")
-        for kind in kinds
-        for tasks, x, y in [_grid([r for r in results if r.settings["series"] == kind])]
-        if len(tasks) and len(x) > 1
+        Series(kind, x, y[[tasks.index(task) for task in shared]].mean(axis=0), bold=len(kinds) > 1 or kind == "mean")
+        for kind, (tasks, x, y) in grids.items()
+        if shared and len(x) > 1
     ]
     if not lines:
         return None
-    if len(kinds) == 1:
-        tasks, x, y = _grid(results)
+    study, caption = STUDIES[name], STUDIES[name].caption
+    if len(kinds) > 1:
+        caption += f" Means over {', '.join(shared)}."
+    else:
+        tasks, x, y = grids[kinds[0]]
         mean = [Series("mean", x, y.mean(axis=0), bold=True)] if len(tasks) > 1 else []
         lines = [*(Series(task, x, row) for task, row in zip(tasks, y, strict=True)), *mean]
-    study = STUDIES[name]
     spoken = (
         f"{line.name} from {line.y[0]:.1%} at {line.x[0]:g} to {line.y[-1]:.1%} at {line.x[-1]:g}" for line in lines
     )
     return Figure(
-        f"{name}-{_anchor(results[0].backbone)}", study.title, study.caption, "; ".join(spoken),
+        f"{name}-{_anchor(results[0].backbone)}", study.title, caption, "; ".join(spoken),
         curves(lines, study.x, ACCURACY),
     )  # fmt: skip
 
@@ -219,41 +233,57 @@ def layer_heat(results: Sequence[Result], method: str = "head2toe") -> Figure | 
     kept = {r.task: r.kept for r in results if r.method == method and r.kept}
     if not kept:
         return None
-    taps = depth_order([result.kept for result in results if result.kept])
+    taps = depth_order([result.kept for result in results if result.kept and result.backbone == home(result)])
     shares = np.array([[of.get(tap, 0) / sum(of.values()) for tap in taps] for of in kept.values()])
     favourite = (f"{task} {max(of, key=lambda tap: of[tap])}" for task, of in kept.items())
     return Figure(
         f"layers-{_anchor(results[0].suite, home(results[0]))}",
         "Where the kept features lie",
-        "The tap of a row's strongest colour gives the task most of its kept features, an empty one none. The input is "
-        "on the left, the last features on the right.",
+        f"The share of a task's kept features that each tap gives: none where a cell is empty, {shares.max():.0%} "
+        "where it is strongest. The input is on the left, the last features on the right.",
         "The tap that gives each task most: " + ", ".join(favourite),
-        heat(shares / shares.max(axis=1, keepdims=True), list(kept), taps, Axis("tap, by depth"), width=WIDE),
+        heat(shares, list(kept), taps, Axis("tap, by depth"), width=WIDE),
     )
 
 
-def cost_bars(costs: Sequence[Cost], suite: str) -> Figure | None:
-    """What a task of a suite costs with each method of one network."""
+def cost_bars(costs: Sequence[Cost], suite: str, upper_bounds: Collection[str] = ()) -> Figure | None:
+    """How many times the reference's a task costs with each method of one network, on the tasks that both have."""
     titles = {
-        "flops": ("Training operations", "FLOPs"),
-        "seconds": ("Wall time", "s"),
-        "peak_bytes": ("Peak memory", "B"),
-        "task_bytes": ("Bytes per task", "B"),
+        "flops": "Training operations",
+        "seconds": "Wall time",
+        "peak_bytes": "Peak memory",
+        "task_bytes": "Bytes per task",
     }
     panels = {
-        title: {cost.method: value for cost in costs if (value := getattr(cost, name))}
-        for name, (title, _) in titles.items()
+        title: {marked(cost.method, upper_bounds): cost.ratios[name] for cost in costs if name in cost.ratios}
+        for name, title in titles.items()
     }
     panels = {title: values for title, values in panels.items() if values}
     if not panels or len(costs) < 2:
         return None
     return Figure(
         f"costs-{_anchor(suite, costs[0].backbone)}",
-        "What one more task costs",
-        "Means over tasks, logarithmic. Operations are counted for the task on its own, extraction included.",
+        f"What one more task costs, times {costs[0].reference}",
+        _noted(
+            f"Ratios of means over the tasks that a method shares with {costs[0].reference}, logarithmic; the pass "
+            "over the training images is included.",
+            [name for values in panels.values() for name in values],
+        ),
         "; ".join(f"{c.method}: " + ", ".join(f"{k} {v:.3g} times" for k, v in c.ratios.items()) for c in costs),
-        bars(panels, dict(titles.values())),
+        bars(panels),
     )
+
+
+def _mean_over(tasks: Collection[str], table: Table, method: str) -> float | None:
+    """A method's mean accuracy over some tasks; None where it lacks one, or there is none."""
+    rows = [row.entries for row in table.rows if row.kind == "task" and row.name in tasks]
+    found = [entries[method].accuracy for entries in rows if method in entries]
+    return float(np.mean(found)) if found and len(found) == len(rows) else None
+
+
+def _noted(caption: str, names: Iterable[str]) -> str:
+    """A caption that says what the mark on any of the names means."""
+    return f"{caption} {BOUND_NOTE}" if any(MARK in name for name in names) else caption
 
 
 def depth_order(kept: Sequence[dict[str, int]]) -> list[str]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from head2toe.bench.intervals import SAME
 from head2toe.bench.result import Result, slug
+from head2toe.errors import DataError
 from head2toe.files import replacing
 
 if TYPE_CHECKING:
@@ -21,17 +22,19 @@ if TYPE_CHECKING:
 
 WORST = 12  # mistakes kept of each fit
 SIDE = 96  # pixels of a thumbnail's longer side
+LETTERS = 200  # of a text
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """A test image that was labelled wrong; `thumbnail` is a JPEG in base64, empty where the input is text."""
+    """A test input that was labelled wrong: a picture's `thumbnail`, a JPEG in base64, or the beginning of a `text`."""
 
     name: str
     label: str
     predicted: str
     probability: float
     thumbnail: str
+    text: str = ""
 
 
 def worst_mistakes(test: Split, probabilities: np.ndarray, classes: tuple[str, ...]) -> list[Mistake]:
@@ -46,9 +49,11 @@ def worst_mistakes(test: Split, probabilities: np.ndarray, classes: tuple[str, .
             label=classes[test.labels[row]],
             predicted=classes[predicted[row]],
             probability=float(surest[row]),
-            thumbnail=_thumbnail(test.source[int(row)]),
+            thumbnail=_thumbnail(item),
+            text=item[:LETTERS] if isinstance(item, str) else "",
         )
         for row in worst
+        for item in (test.source[int(row)],)
     ]
 
 
@@ -86,11 +91,15 @@ def predictions_file(out: Path, result: Result) -> Path:
 
 
 def _thumbnail(item: Item) -> str:
+    """A small JPEG in base64; empty for what is no picture."""
     from head2toe.images import decode
 
     if isinstance(item, str):
         return ""
-    image = decode(item)
+    try:
+        image = decode(item)
+    except DataError:
+        return ""
     image.thumbnail((SIDE, SIDE))
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=80)

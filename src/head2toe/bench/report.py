@@ -18,8 +18,9 @@ from head2toe.bench.costs import Cost, costs
 from head2toe.bench.figures import Figure
 from head2toe.bench.intervals import percent, span
 from head2toe.bench.predictions import Mistake, read_right
-from head2toe.bench.result import Result, home, read_results, slug
-from head2toe.bench.tables import Table, best, mean_of, sizes_note, tables_of
+from head2toe.bench.result import BOUND_NOTE, Result, home, marked, read_results, slug
+from head2toe.bench.suite import EVERY
+from head2toe.bench.tables import Table, best, mean_of, protocol_line, sizes_note, tables_of
 from head2toe.errors import DataError, MissingExtraError
 from head2toe.files import replacing
 
@@ -108,7 +109,10 @@ def write_report(folder: Path, out: Path | None = None, figures: Path | None = N
     That folder lies beside the page unless given. Every file appears whole. Raises DataError where the folder holds no
     results, MissingExtraError without jinja2 and matplotlib.
     """
-    target, page = out or folder / "report.html", page_of(folder)
+    target = out or folder / "report.html"
+    if target.is_dir():
+        raise DataError(f"report: --out {target} should be a file, it is a folder; give {target / 'report.html'}")
+    page = page_of(folder)
     text = render(page)
     for figure in page.figures:
         _write((figures or target.parent / "figures") / f"{figure.name}.svg", f"{XML}\n{figure.svg}")
@@ -141,6 +145,7 @@ def render(page: Page) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"percent": percent, "points": _points, "span": span, "quantity": quantity}
     environment.globals |= {"colour": colour_of, "best": best, "mean_of": mean_of, "sizes_note": sizes_note}
+    environment.globals |= {"protocol_line": protocol_line, "marked": marked, "bound_note": BOUND_NOTE}
     template = environment.from_string((files("head2toe.bench") / "report.html.jinja").read_text(encoding="utf-8"))
     return template.render(page=page, version=__version__)
 
@@ -162,19 +167,27 @@ def _chapter(folder: Path, table: Table, everything: Sequence[Result]) -> Chapte
     points = affinities(results)
     correlated = correlations(points)
     spent = costs(results)
-    seed = min((r.seed for r in results), default=0)
-    first = [r for r in results if r.seed == seed]
+    first = _of_first_seed(results)
     return Chapter(
         table=table,
         accuracy=figures.accuracy_dots(table),
-        affinity=figures.affinity_scatter(points, correlated),
+        affinity=figures.affinity_scatter(points, correlated, table.upper_bounds),
         correlations=tuple(correlated),
         layer_figure=figures.layer_heat(first),
         layers=tuple(_layers(r) for r in first if r.method == "head2toe" and r.kept),
-        cost_figure=figures.cost_bars(spent, table.suite),
+        cost_figure=figures.cost_bars(spent, table.suite, table.upper_bounds),
         costs=tuple(spent),
         wrong=tuple(_wrong(folder, first)),
     )
+
+
+def _of_first_seed(results: Sequence[Result]) -> list[Result]:
+    """Each method's results on each task at the least seed that it has there."""
+    least: dict[tuple[str, str, str], int] = {}
+    for result in results:
+        place = result.task, result.backbone, result.method
+        least[place] = min(result.seed, least.get(place, result.seed))
+    return [r for r in results if r.seed == least[r.task, r.backbone, r.method]]
 
 
 def _study_figures(studied: Mapping[str, Sequence[Result]]) -> list[Figure]:
@@ -207,9 +220,9 @@ def _wrong(folder: Path, results: Sequence[Result]) -> list[Wrong]:
             raise DataError(
                 f"report: {path} is damaged ({error}); remove it and its result to measure again"
             ) from error
-        if mistakes:
-            found[result.task] = Wrong(result.task, result.method, mistakes)
-    return sorted(found.values(), key=lambda wrong: wrong.task)
+        method = marked(result.method, [result.method] if result.upper_bound else [])
+        found[result.task] = Wrong(result.task, method, mistakes)
+    return sorted((wrong for wrong in found.values() if wrong.mistakes), key=lambda wrong: wrong.task)
 
 
 def _origin(results: Sequence[Result]) -> Origin:
@@ -229,13 +242,26 @@ def _origin(results: Sequence[Result]) -> Origin:
 
 
 def _commands(results: Sequence[Result]) -> list[str]:
-    """Commands that measure the same again: one for each suite, network and conditions, one for their studies."""
-    groups: dict[tuple[str, ...], list[Result]] = {}
+    """Commands that measure the same again, no more and no less: methods that share their tasks share one."""
+    places: dict[tuple[str, ...], set[tuple[str, int]]] = {}
     for result in results:
-        study = "series" in result.settings
-        place = ("study", "") if study else ("bench", result.suite)
-        groups.setdefault((*place, result.backbone, options(result)), []).append(result)
-    return [_command(kind, suite, given, of) for (kind, suite, _, given), of in groups.items()]
+        places.setdefault((*_what(result), _unit(result)), set()).add((result.task, result.seed))
+    alike: dict[tuple[tuple[str, ...], frozenset[tuple[str, int]]], list[Result]] = {}
+    for result in results:
+        shared = frozenset(places[*_what(result), _unit(result)])
+        alike.setdefault((_what(result), shared), []).append(result)
+    return [_command(kind, suite, given, of) for ((kind, suite, _, given), _), of in alike.items()]
+
+
+def _what(result: Result) -> tuple[str, str, str, str]:
+    """What all results of one command share: the command, a benchmark's suite, the network and the options."""
+    study = "series" in result.settings
+    return "study" if study else "bench", "" if study else result.suite, result.backbone, options(result)
+
+
+def _unit(result: Result) -> str:
+    """What a command names several of: a benchmark's methods, or studies."""
+    return result.suite if "series" in result.settings else result.method
 
 
 def _command(kind: str, suite: str, given: str, results: Sequence[Result]) -> str:
@@ -243,11 +269,13 @@ def _command(kind: str, suite: str, given: str, results: Sequence[Result]) -> st
         return ",".join(dict.fromkeys(map(str, values)))
 
     backbone = backbone_option(results[0])
+    units = listed(map(_unit, results))
     if kind == "study":
-        words = [listed(result.suite for result in results).replace(",", " "), "--root ROOT", f"--backbone {backbone}"]
+        words = [units.replace(",", " "), "--root ROOT", f"--backbone {backbone}"]
     else:
-        methods = listed(result.method for result in results)
-        words = [suite, "--root ROOT", f"--backbones {backbone}", f"--methods {methods}"]
+        words = [suite, "--root ROOT", f"--backbones {backbone}", f"--methods {units}"]
+        if suite == "packs" and any(result.group != EVERY for result in results):
+            words.append("--groups GROUPS")
     words += [f"--tasks {listed(result.task for result in results)}", f"--seeds {listed(r.seed for r in results)}"]
     return " ".join(["head2toe", kind, *words, *([given] if given else []), "--out OUT"])
 

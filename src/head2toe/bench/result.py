@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -14,6 +14,9 @@ from head2toe import __version__
 from head2toe.errors import DataError
 
 CONTROL = "control"  # the method that reads two networks
+SIDE_BY_SIDE = "+"  # stands between the names of networks that are read as one
+MARK = "†"
+BOUND_NOTE = f"{MARK} chosen on test images: an upper bound, no method to use."
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,19 @@ def slug(result: Result) -> str:
     return plain if plain == name else f"{plain}--{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
+def marked(method: str, upper_bounds: Collection[str]) -> str:
+    """A method's name as it is shown: what was chosen on test images is marked wherever it stands."""
+    return f"{method} {MARK}" if method in upper_bounds else method
+
+
+def upper_bounds(results: Iterable[Result]) -> tuple[str, ...]:
+    """The methods that were chosen on test images."""
+    return tuple(sorted({result.method for result in results if result.upper_bound}))
+
+
 def home(result: Result) -> str:
     """The backbone beside whose other results this one stands: Control's pair stands beside its first network."""
-    return result.backbone.partition("+")[0] if result.method == CONTROL else result.backbone
+    return result.backbone.partition(SIDE_BY_SIDE)[0] if result.method == CONTROL else result.backbone
 
 
 def read_results(path: Path) -> list[Result]:

@@ -15,7 +15,7 @@ from head2toe.apply import stored_logits
 from head2toe.bench.conditions import Conditions, Settings, check_same, packages, treatment
 from head2toe.bench.memory import peak_bytes, reset_peak
 from head2toe.bench.predictions import write_predictions
-from head2toe.bench.result import CONTROL, Result, append_result, read_results
+from head2toe.bench.result import CONTROL, SIDE_BY_SIDE, Result, append_result, read_results
 from head2toe.bench.suite import Suite, SuiteTask
 from head2toe.errors import DataError, Head2ToeError
 from head2toe.head import Head, softmax
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from head2toe.data import Task
 
 
-MENDABLE = (Head2ToeError, MemoryError, RuntimeError)  # torch's word for a device that is full is RuntimeError
+# torch's word for a device that is full is RuntimeError; a full disk is an OSError
+MENDABLE = (Head2ToeError, MemoryError, RuntimeError, OSError, np.linalg.LinAlgError)
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,9 @@ class Fit:
     method: str
     seed: int
 
+    def __str__(self) -> str:
+        return f"{self.task.name}, {self.backbone}, {self.method}, seed {self.seed}"
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -49,7 +53,7 @@ class Failure:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.fit.task.name}, {self.fit.backbone}, {self.fit.method}, seed {self.fit.seed}: {self.reason}"
+        return f"{self.fit}: {self.reason}"
 
 
 def plan(
@@ -62,25 +66,41 @@ def plan(
 ) -> list[Fit]:
     """The fits that `out` lacks, ordered so that networks and tasks are loaded seldom and images pass once.
 
-    What reads most of a network comes first: the others find their features in the store. Raises DataError for an
-    unknown method, for two Control pairs that would stand beside one network, and where `out` holds results of the same
-    methods on the same tasks and networks under other conditions.
+    What reads most of a network comes first: the others find their features in the store. Where single networks and
+    pairs are named, Control reads the pairs and all other methods the networks. Raises DataError for an unknown method,
+    for two Control pairs that would stand beside one network, and where `out` holds results of the same methods on the
+    same tasks and networks under other conditions, or of tasks in another group.
     """
+    if out.exists() and not out.is_dir():
+        raise DataError(f"bench: --out {out} should be a folder, it is a file")
     for method in methods:
         _method(method, 0, 1, conditions)
+    if (conditions.lrs or conditions.steps) and not set(methods) & set(TRAINED):
+        raise DataError(f"bench: --lr and --steps go with {', '.join(TRAINED)}; got {', '.join(methods)}")
+    if CONTROL in methods and not any(SIDE_BY_SIDE in backbone for backbone in backbones):
+        raise DataError(f"bench: {CONTROL} reads two networks of one architecture side by side; name a pair, as A+B")
     widest_first = sorted(dict.fromkeys(methods), key=lambda name: -sum(target_sizes_of(name, conditions.target_sizes)))
     there = [result for result in read_results(results_file(out)) if result.suite == suite.name]
-    tasks = {task.name for task in suite.tasks}
+    groups = {task.name: task.group for task in suite.tasks}
     for result in there:
-        if result.task in tasks and result.backbone in backbones and result.method in methods:
+        if result.task in groups and result.backbone in backbones and result.method in methods:
             check_same(result, conditions.settings(result.method), out)
+        if result.task in groups and result.backbone in backbones:
+            check_same(result, {"max_test": conditions.settings(result.method)["max_test"]}, out)
+        if (group := groups.get(result.task, result.group)) != result.group:
+            raise DataError(
+                f"bench: {out} holds {result.task} in the group '{result.group}', asked for now is '{group}'; give the "
+                "same --groups, or choose another --out"
+            )
     _check_pairs([*(result.backbone for result in there if result.method == CONTROL), *backbones], methods, out)
     done = {result.key for result in there}
+    mixed = CONTROL in methods and len({SIDE_BY_SIDE in backbone for backbone in backbones}) > 1
     fits = [
         Fit(task, backbone, method, seed)
         for backbone in dict.fromkeys(backbones)
         for task in suite.tasks
         for method in widest_first
+        if not mixed or (method == CONTROL) == (SIDE_BY_SIDE in backbone)
         for seed in dict.fromkeys(seeds)
     ]
     return [fit for fit in fits if (suite.name, fit.task.name, fit.backbone, fit.method, fit.seed) not in done]
@@ -97,16 +117,23 @@ def run(
 ) -> Iterator[Result | Failure]:
     """Make the fits, one after the other; each result is on disk, with its predictions and mistakes, when it comes.
 
-    `load` gives the network by its name in the fits. What goes wrong for one fit does not stop the others. Raises
-    BackboneError where the only network cannot be had, and DataError where `out` holds results of another network of
-    the same name, or of the same one in another precision or with other preprocessing.
+    `load` gives the network by its name in the fits. What goes wrong for one fit does not stop the others; nor does a
+    network that cannot be had, or whose results in `out` are of other weights, in another precision or with other
+    preprocessing, unless it is the only one: then BackboneError or DataError.
     """
     conditions = conditions or Conditions()
     opened = store if isinstance(store, FeatureStore) else FeatureStore(store or default_location())
     network = lru_cache(1)(load)
     data = lru_cache(1)(lambda task: limited(task.load(), conditions.max_test))
-    if len({fit.backbone for fit in fits}) == 1:
+    named = {fit.backbone for fit in fits}
+    if len(named) == 1:
         network(fits[0].backbone)
+
+    def check_treatment(backbone: Backbone, name: str) -> None:
+        for result in read_results(results_file(out)):
+            if (result.suite, result.backbone) == (suite.name, name):
+                check_same(result, treatment(backbone), out)
+
     out.mkdir(parents=True, exist_ok=True)
     for fit in fits:
         try:
@@ -114,9 +141,13 @@ def run(
         except Head2ToeError as error:
             yield Failure(fit, str(error))
             continue
-        for result in read_results(results_file(out)):
-            if (result.suite, result.backbone) == (suite.name, fit.backbone):
-                check_same(result, treatment(backbone), out)
+        try:
+            check_treatment(backbone, fit.backbone)
+        except DataError as error:
+            if len(named) == 1:
+                raise
+            yield Failure(fit, str(error))
+            continue
         try:
             yield _measured(fit, suite, data(fit.task), backbone, out, opened, conditions)
         except MENDABLE as error:
@@ -224,10 +255,10 @@ def _method(name: str, seed: int, folds: int, conditions: Conditions) -> Method:
 
 def _check_pairs(backbones: Sequence[str], methods: Sequence[str], out: Path) -> None:
     """DataError for two pairs of networks that begin with one: tables show Control beside the first of its pair."""
-    pairs = dict.fromkeys(name for name in backbones if "+" in name) if CONTROL in methods else {}
+    pairs = dict.fromkeys(name for name in backbones if SIDE_BY_SIDE in name) if CONTROL in methods else {}
     first: dict[str, str] = {}
     for pair in pairs:
-        there = first.setdefault(pair.partition("+")[0], pair)
+        there = first.setdefault(pair.partition(SIDE_BY_SIDE)[0], pair)
         if there != pair:
             raise DataError(f"bench: {out} cannot show control of both {there} and {pair}; choose another --out")
 

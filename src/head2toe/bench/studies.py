@@ -25,6 +25,7 @@ from head2toe.methods.frozen import pools_of
 from head2toe.methods.head2toe import Head2Toe
 from head2toe.methods.problem import Journal, folds_for, training_splits
 from head2toe.methods.relevance import LADDER, Criterion, relevance_scores
+from head2toe.taps import Pool
 
 if TYPE_CHECKING:
     from head2toe.backbones.core import Backbone
@@ -123,7 +124,13 @@ def run(
 
 
 def check_studies(names: Sequence[str], suite: Suite, backbone_name: str, out: Path, conditions: Conditions) -> None:
-    """DataError for an unknown study, or where `out` holds lines of one under other conditions or of another suite."""
+    """DataError for an unknown study, or where `out` holds lines of one under other conditions or of another suite.
+
+    FeatureError for a target size that means nothing.
+    """
+    if out.exists() and not out.is_dir():
+        raise DataError(f"study: --out {out} should be a folder, it is a file")
+    Pool(conditions.one_size)
     for name in names:
         if name not in STUDIES:
             raise DataError(f"study '{name}' is unknown{meant(name, STUDIES)}; there are {', '.join(STUDIES)}")
@@ -243,13 +250,16 @@ def _target_size(place: Place) -> Iterator[Arm]:
         yield Arm("head2toe", float(size), _fit(place, _head2toe(replace(place, target_size=size))))
 
 
-def _window(place: Place) -> Iterator[Arm]:
+def _window(place: Place) -> Iterator[Arm | LeftOut]:
     (pool,) = pools_of(place.target_size)
     n_features = sum(pool.length(tap) for tap in place.backbone.taps)
     width = max(1, n_features // 32)
     for start in WINDOWS:
         if (start + 1) * width <= n_features:
             yield Arm("head2toe", float(start * width), _fit(place, _head2toe(place, window=(start * width, width))))
+        else:
+            reason = f"{n_features:,} features have no window of {width:,} there"
+            yield LeftOut(place.task.name, "head2toe", float(start * width), reason)
 
 
 def _layers(place: Place) -> Iterator[Arm]:
@@ -274,15 +284,17 @@ def _criteria(place: Place) -> Iterator[Arm]:
         yield Arm(criterion, 0.0, _fit(place, _head2toe(place, keep=KEEP, criterion=criterion)))
 
 
-def _n_train(place: Place) -> Iterator[Arm]:
-    labels = joined(training_splits(place.task)).labels
+def _n_train(place: Place) -> Iterator[Arm | LeftOut]:
     for n in TRAIN_SIZES:
-        if len(np.unique(labels)) <= n <= len(labels):
+        try:
             task = subset(place.task, n, place.seed)
-            for name in COMPARED:
-                sizes = [place.target_size]
-                method = method_named(name, target_sizes=sizes, folds=folds_for(task, FOLDS), seed=place.seed)
-                yield Arm(name, float(n), _fit(place, method, task))
+        except DataError as error:
+            yield LeftOut(place.task.name, "all series", float(n), str(error))
+            continue
+        for name in COMPARED:
+            sizes = [place.target_size]
+            method = method_named(name, target_sizes=sizes, folds=folds_for(task, FOLDS), seed=place.seed)
+            yield Arm(name, float(n), _fit(place, method, task))
 
 
 def _flops_budget(place: Place) -> Iterator[Arm | LeftOut]:

@@ -31,14 +31,13 @@ class SuiteTask:
 
 @dataclass(frozen=True)
 class Suite:
-    """Tasks to measure; `missing` names those that belong to the suite and were not found.
+    """Tasks to measure.
 
     `resize` is how the suite's protocol brings pictures to the network's size: one for all, as is the network.
     """
 
     name: str
     tasks: tuple[SuiteTask, ...]
-    missing: tuple[str, ...] = ()
     resize: Resize = "squash"
 
     def only(self, names: Sequence[str]) -> Suite:
@@ -143,8 +142,7 @@ def _vtab(loaders: Mapping[str, Callable[[], Task]]) -> Suite:
     from head2toe.data.vtab import VTAB
 
     found = tuple(SuiteTask(task.name, task.group, loaders[task.name]) for task in VTAB if task.name in loaders)
-    missing = tuple(task.name for task in VTAB if task.name not in loaders)
-    return Suite("vtab", found, missing, VTAB[0].resize)  # that of all: a network is loaded once for them
+    return Suite("vtab", found, VTAB[0].resize)  # that of all: a network is loaded once for them
 
 
 def _group(folder: Path) -> str:

@@ -24,7 +24,7 @@ from head2toe.bench.intervals import (
     span,
 )
 from head2toe.bench.predictions import read_right
-from head2toe.bench.result import Result, home, read_results
+from head2toe.bench.result import BOUND_NOTE, Result, home, marked, read_results, upper_bounds
 from head2toe.data.vtab import VTAB
 from head2toe.errors import DataError
 from head2toe.files import replacing
@@ -106,6 +106,11 @@ def sizes_note(table: Table) -> str:
     return f"Not the same features for all; target sizes of the heads: {'; '.join(read)}."
 
 
+def protocol_line(table: Table) -> str:
+    """What the table's fits share, in a line; several values where they do not."""
+    return "; ".join(f"{name.replace('_', ' ')} {' or '.join(values)}" for name, values in table.protocol.items())
+
+
 def best(row: Row, table: Table) -> set[str]:
     """The methods that share the row's best accuracy as it is shown; upper bounds are never best."""
     shown = {m: percent(entry.accuracy) for m, entry in row.entries.items() if m not in table.upper_bounds}
@@ -130,7 +135,8 @@ def write_tables(out: Path, *, reference: str = "linear") -> list[Table]:
     pages = []
     for table in tables:
         of = [r for r in results if (r.suite, home(r)) == (table.suite, table.backbone)]
-        pages += [markdown(table), affinity_markdown(affinities(of)), cost_markdown(costs(of))]
+        bounds = table.upper_bounds
+        pages += [markdown(table), affinity_markdown(affinities(of), bounds), cost_markdown(costs(of), bounds)]
     for name, text in (("table.md", "\n".join(page for page in pages if page)), ("table.csv", as_csv(tables))):
         with replacing(out / name) as new:
             new.write_text(text)
@@ -139,10 +145,10 @@ def write_tables(out: Path, *, reference: str = "linear") -> list[Table]:
 
 def markdown(table: Table) -> str:
     """The table as a page: accuracies in per cent, the best of each row bold, upper bounds marked with †."""
-    names = [_marked(method, table) for method in table.methods]
+    names = [marked(method, table.upper_bounds) for method in table.methods]
     lines = [
         f"## {table.suite}, {table.backbone}", "",
-        "; ".join(f"{name.replace('_', ' ')} {' or '.join(values)}" for name, values in table.protocol.items()), "",
+        protocol_line(table), "",
         f"| task | {' | '.join(names)} |", "|---|" + "---:|" * len(names),
     ]  # fmt: skip
     for row in table.rows:
@@ -156,7 +162,7 @@ def markdown(table: Table) -> str:
         lines += [f"| against {reference} | tasks | difference | 95 % interval | wins | ties | losses |"]
         lines += ["|---|---:|---:|---:|---:|---:|---:|"]
         lines += [
-            f"| {_marked(c.method, table)} | {c.n_tasks} | {100 * c.difference:+.1f} | {span(c.interval)} "
+            f"| {marked(c.method, table.upper_bounds)} | {c.n_tasks} | {100 * c.difference:+.1f} | {span(c.interval)} "
             f"| {c.wins} | {c.ties} | {c.losses} |"
             for c in table.comparisons
         ]
@@ -195,11 +201,13 @@ def _table(pair: tuple[str, str], cells: Mapping[Cell, list[Result]], right_of: 
         suite=pair[0],
         backbone=pair[1],
         methods=tuple(methods),
-        upper_bounds=tuple(sorted({result.method for result in results if result.upper_bound})),
+        upper_bounds=upper_bounds(results),
         rows=(*tasks, *_mean_rows(tasks, methods)),
-        comparisons=tuple(_compared(tasks, method, reference) for method in methods if method != reference)
-        if reference in methods
-        else (),
+        comparisons=tuple(
+            compared
+            for method in methods
+            if method != reference and (compared := _compared(tasks, method, reference)).n_tasks
+        ),
         missing=tuple(task for task in COMPLETE.get(pair[0], ()) if task not in groups),
         protocol={
             name: tuple(dict.fromkeys(str(r.settings[name]) for r in results if name in r.settings))
@@ -286,7 +294,7 @@ def _cells(row: Row, table: Table) -> list[str]:
 def _notes(table: Table) -> list[str]:
     notes = []
     if table.upper_bounds:
-        notes.append("† chosen on test images: an upper bound, no method to use.")
+        notes.append(BOUND_NOTE)
     if note := sizes_note(table):
         notes.append(note)
     if table.missing:
@@ -303,10 +311,6 @@ def _notes(table: Table) -> list[str]:
             "intervals of means resample tasks. All of them are in table.csv."
         )
     return notes
-
-
-def _marked(method: str, table: Table) -> str:
-    return f"{method} †" if method in table.upper_bounds else method
 
 
 def _place(name: str, order: Sequence[str]) -> int:

@@ -94,11 +94,14 @@ def bench(
     )
     failed = 0
     with present.progress("bench") as advance:
-        for done, event in enumerate(events, 1):
-            advance(done, len(fits))
+        for done in range(len(fits)):
+            advance(done, len(fits), str(fits[done]))
+            event = next(events)
             if isinstance(event, Failure):
                 failed += 1
-                typer.echo(f"failed: {event}", err=True)
+                typer.echo(f"{done + 1} of {len(fits)}, failed: {event}", err=True)
+            else:
+                typer.echo(f"{done + 1} of {len(fits)}, {fits[done]}: {event.test_accuracy:.4f}", err=True)
     if results_file(out).is_file():
         tables = write_tables(out, reference=reference)
         typer.echo(json.dumps([asdict(table) for table in tables]) if as_json else (out / "table.md").read_text())
@@ -128,10 +131,13 @@ def compare(
     from head2toe.bench.compare import compare as run
 
     task = labelled(data, skip_bad)
-    for id in words(backbones):
-        loaded = load_backbone(
+    networks = [
+        load_backbone(
             id, device=device, precision=precision, image_size=image_size, trust_remote_code=trust_remote_code
         )
+        for id in words(backbones)
+    ]
+    for loaded in networks:
         comparison = run(loaded, task, store, methods=words(methods), target_size=target_size, seed=seed)
         if as_json:
             typer.echo(json.dumps(asdict(comparison)))

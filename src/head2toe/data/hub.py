@@ -94,7 +94,7 @@ def _asking_for(name: str) -> Iterator[None]:
 
 def _label(where: str, row: int, value: int | str | None, names: Sequence[str] | None) -> str:
     if value is None or value == "" or (isinstance(value, int) and value < 0):
-        raise DataError(f"load: row {row} of {where} has no label; choose splits that have")
+        raise DataError(f"load: row {row} of {where} has no label; choose a dataset whose splits have them")
     return names[value] if names and isinstance(value, int) else str(value)
 
 

@@ -39,6 +39,7 @@ def read_parquet(files: dict[str, list[Path]]) -> tuple[dict[str, Rows], list[st
 
 
 def _rows(paths: list[Path], names: list[str] | None) -> Rows:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     columns = {name for path in paths for name in _schema(path).names}
@@ -49,7 +50,10 @@ def _rows(paths: list[Path], names: list[str] | None) -> Rows:
     _check_type(paths[0], column, _schema(paths[0]).field(column).type)
     labels: list[str] = []
     for path in paths:
-        values = pq.ParquetFile(path).read(["label"]).column("label").to_pylist()  # read_table imports pandas
+        try:
+            values = pq.ParquetFile(path).read(["label"]).column("label").to_pylist()  # read_table imports pandas
+        except (OSError, pa.ArrowInvalid) as error:
+            raise DataError(f"load: the labels of {path} cannot be read: {error}") from error
         labels += [_label(path, row, value, names) for row, value in enumerate(values)]
     return Rows(parquet_rows(paths, column), labels)
 
@@ -78,11 +82,13 @@ def _check_type(path: Path, column: str, kind: pa.DataType) -> None:
         )
 
 
-def _label(path: Path, row: int, value: int | str | None, names: Sequence[str] | None) -> str:
+def _label(path: Path, row: int, value: object, names: Sequence[str] | None) -> str:
     if value is None or value == "" or (isinstance(value, int) and value < 0):
         raise DataError(f"load: row {row} of {path} has no label; remove it")
     if isinstance(value, str) or names is None:
         return str(value)
+    if not isinstance(value, int):
+        raise DataError(f"load: row {row} of {path} has label {value}; beside class names it should be a whole number")
     if value >= len(names):
         raise DataError(f"load: row {row} of {path} has label {value}, its class names end at {len(names) - 1}")
     return names[value]
@@ -97,6 +103,8 @@ def _declared(path: Path) -> list[str] | None:
             names = json.loads(info.read_text()).get("classes")
         except (ValueError, AttributeError) as error:
             raise DataError(f"load: {info} should be a JSON object: {error}; repair or remove it") from error
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise DataError(f"load: the class names of {path} should be a list of strings, got {names}; see {info}")
     return names
 
 
