@@ -1,8 +1,12 @@
+import math
+
 import numpy as np
 import pytest
+import torch
 
 from head2toe.errors import FeatureError
 from head2toe.solvers import sgd
+from head2toe.solvers.matrix import columns
 
 RNG = np.random.default_rng(0)
 Y = RNG.integers(0, 3, 150)
@@ -52,3 +56,30 @@ def test_settings_side_by_side_end_where_each_ends_alone(penalty):
         alone = sgd.fit(X, Y, n_classes=3, steps=60, lr=lr, penalty=penalty, lam=lam)
         np.testing.assert_allclose(W, alone[0], atol=1e-3)
         np.testing.assert_allclose(b, alone[1], atol=1e-3)
+
+
+@pytest.mark.parametrize("penalty", [None, "l1", "l2", "l21"])
+def test_every_step_is_that_of_torchs_adam(penalty):
+    """The same start, batches, rates and penalty by autograd and torch's optimiser, in float64."""
+    steps, lr, lam, size = 25, 0.05, 1e-2, 64
+    start, order = sgd._drawn(columns(X), 3, 0)
+    W = torch.tensor(start.T.astype(np.float64), requires_grad=True)
+    b = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.Adam([W, b], lr=lr)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps)))
+    penalties = {
+        None: lambda W: W.new_zeros(()), "l1": lambda W: W.abs().sum(), "l2": lambda W: 0.5 * W.square().sum(),
+        "l21": lambda W: W.norm(dim=1).sum(),
+    }  # fmt: skip
+    rows = [order[at : at + size] for at in range(0, len(X), size)]
+    for step in range(steps):
+        at = rows[step % len(rows)]
+        logits = torch.from_numpy(X[at].astype(np.float64)) @ W + b
+        loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(Y[at])) + lam * penalties[penalty](W)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+    mine, intercept = sgd.fit(X, Y, n_classes=3, steps=steps, lr=lr, batch_size=size, penalty=penalty, lam=lam)
+    np.testing.assert_allclose(mine, W.detach().numpy(), atol=2e-4)
+    np.testing.assert_allclose(intercept, b.detach().numpy(), atol=2e-4)
