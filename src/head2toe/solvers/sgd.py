@@ -73,7 +73,7 @@ def fit_all(
     kind, strengths = KINDS[penalty], np.array(lams if penalty else [0.0] * len(lams))
     W = np.tile(start, (len(lrs), 1, 1))  # classes first: thin products are twice as fast, and loops run along features
     b = np.zeros((len(lrs), n_classes, 1), np.float32)
-    G, moments = np.empty_like(W), [np.zeros_like(one) for one in (W, W, b, b)]
+    G, (first, second, first_b, second_b) = np.empty_like(W), [np.zeros_like(one) for one in (W, W, b, b)]
     losses, finite = np.zeros(len(lrs)), np.ones(len(lrs), dtype=bool)
     with np.errstate(over="ignore", invalid="ignore"):  # what diverges is told by its loss
         for step in range(steps):
@@ -86,8 +86,8 @@ def fit_all(
                 break
             np.matmul(Z.reshape(-1, len(labels)), batch, out=G.reshape(-1, X.n_features))
             rates = 0.5 * (1 + math.cos(math.pi * step / steps)) * np.array(lrs)
-            adam(W, *moments[:2], G, rates, strengths, kind, step + 1)
-            adam(b, *moments[2:], Z.sum(2, keepdims=True), rates, np.zeros(len(lrs)), SQUARE, step + 1)
+            adam(W, first, second, G, rates, strengths, kind, step + 1)
+            adam(b, first_b, second_b, Z.sum(2, keepdims=True), rates, np.zeros(len(lrs)), SQUARE, step + 1)
     finite &= np.isfinite(W).all(axis=(1, 2))
     return [
         (np.ascontiguousarray(w.T), c[:, 0]) if kept else None for w, c, kept in zip(W, b, finite.tolist(), strict=True)
