@@ -17,7 +17,7 @@ from head2toe.head import load_head, model_card, softmax
 from head2toe.images import ImagePreprocess
 from head2toe.methods import NAMES, TRAINED, method_named, target_sizes_of
 from head2toe.methods.all_features import AllFeatures
-from head2toe.methods.final import fits_without, scale_of
+from head2toe.methods.final import STRENGTHS, fits_without, scale_of
 from head2toe.methods.frozen import pools_of
 from head2toe.methods.head2toe import Head2Toe
 from head2toe.methods.head2toe_ft import Head2ToeFT
@@ -137,7 +137,9 @@ def _useless_sets(evidence, counts, criterion, offset):
     for count in counts:
         nothing = np.eye(len(evidence.whole))
         fits = fits_without(nothing, evidence.labels, evidence.held_out, evidence.n_classes)
-        yield Kept(np.arange(count), nothing, fits)
+        kept = Kept(evidence, np.arange(count), STRENGTHS)
+        vars(kept).update(gram=nothing, fits=fits)
+        yield kept
 
 
 def test_a_lasso_of_two_classes_pulls_them_apart_and_drops_features(network, corners, store):

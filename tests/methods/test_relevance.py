@@ -15,6 +15,7 @@ from head2toe.methods.problem import prepare
 from head2toe.methods.relevance import Criterion, check_criterion, kept_sets, relevance, relevance_scores
 from head2toe.methods.scores import SCORES, Evidence
 from head2toe.selection import n_kept
+from head2toe.solvers.work import counted
 from head2toe.store import FeatureStore
 from head2toe.table import scaled
 from head2toe.taps import Pool
@@ -180,3 +181,18 @@ def test_settings_that_mean_nothing_are_refused(settings, message):
 def test_windows_and_scores_that_do_not_fit_the_features_are_refused(network, corners, store, settings, message):
     with pytest.raises(FeatureError, match=message):
         Head2Toe(64, **settings).fit(network, corners, store, progress=False)
+
+
+def test_a_set_that_nobody_looks_into_costs_nothing(evidence):
+    """Of a ranking only the ranking, of an elimination no fit on what is left at its end."""
+    counts = [n_kept(evidence.design.n_features, share) for share in (0.1, 0.5)]
+    with counted() as ranked:
+        relevance(evidence, "l2")
+    with counted() as named:
+        sets = [kept.index for kept in kept_sets(evidence, counts, "l2")]
+    assert named.flops == ranked.flops > 0
+    with counted() as fitted:
+        kept = list(kept_sets(evidence, counts, "l2"))
+        assert all(len(one.fits.lams) for one in kept)
+    assert fitted.flops > named.flops
+    assert [len(index) for index in sets] == sorted(counts, reverse=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
@@ -40,11 +41,35 @@ LADDER = (1.0, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.0025)  # keep fractions that
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """Features `index` (k,), rising; inner products (n, n) of all rows in them; fits on the rows not held out."""
+    """Features `index` (k,), rising, of the evidence; all else is computed when it is first asked for."""
 
+    evidence: Evidence
     index: np.ndarray
-    gram: np.ndarray
-    fits: ridge.RidgePath
+    strengths: np.ndarray
+
+    @property
+    def is_everything(self) -> bool:
+        return len(self.index) == self.evidence.design.n_features
+
+    @cached_property
+    def features(self) -> Matrix:
+        """What a layer on them reads, (n, k)."""
+        return self.evidence.matrix if self.is_everything else self.evidence.design.inputs(self.index).features
+
+    @cached_property
+    def gram(self) -> np.ndarray:
+        """Inner products (n, n) of all rows in them."""
+        return self.evidence.whole if self.is_everything else ridge.gram(self.features)
+
+    @cached_property
+    def fits(self) -> ridge.RidgePath:
+        """Fits on the rows not held out, at the `strengths`."""
+        seen, few = self.evidence, None if self.is_everything else np.asarray(self.features)
+        return fits_without(self.gram, seen.labels, seen.held_out, seen.n_classes, self.strengths, few)
+
+    def ranked(self) -> np.ndarray:
+        """Positions (k,) from the largest to the smallest row of weights (equation 4)."""
+        return ranking(np.linalg.norm(self.evidence.weights(self.features, self.fits), axis=1))
 
 
 def relevance_scores(
@@ -92,10 +117,8 @@ def kept_sets(
     order = np.arange(n_features)
     if min(counts) < n_features:
         order = ranking(relevance(evidence, criterion) if isinstance(criterion, str) else criterion)[offset:]
-    strengths = STRENGTHS if evidence.held_out.any() else SCORING  # nobody is judged: one fit is all it takes
     for count in sorted(counts, reverse=True):
-        _, kept = _fitted(evidence, np.sort(order[:count]), strengths)
-        yield kept
+        yield Kept(evidence, np.sort(order[:count]), STRENGTHS)
 
 
 def check_criterion(name: str) -> Criterion:
@@ -112,11 +135,11 @@ def _by_elimination(evidence: Evidence, counts: Sequence[int]) -> Iterator[Kept]
     index = np.arange(evidence.design.n_features)
     for count, following in zip(steps, [*steps[1:], 0], strict=True):
         judged = count in counts and evidence.held_out.any()  # else the weights that give relevance are all it takes
-        features, kept = _fitted(evidence, index, STRENGTHS if judged else SCORING)
+        kept = Kept(evidence, index, STRENGTHS if judged else SCORING)
         if count in counts:
             yield kept
         if following:
-            index = np.sort(index[_by_norm(evidence, features, kept)[:following]])
+            index = np.sort(index[kept.ranked()[:following]])
 
 
 def _elimination_scores(evidence: Evidence) -> np.ndarray:
@@ -124,8 +147,7 @@ def _elimination_scores(evidence: Evidence) -> np.ndarray:
     order = np.arange(evidence.design.n_features)
     for count in _ladder(evidence):
         index = np.sort(order[:count])
-        features, kept = _fitted(evidence, index, SCORING)
-        order[:count] = index[_by_norm(evidence, features, kept)]
+        order[:count] = index[Kept(evidence, index, SCORING).ranked()]
     scores = np.empty(len(order))
     scores[order] = np.arange(len(order), 0, -1)
     return scores
@@ -134,19 +156,3 @@ def _elimination_scores(evidence: Evidence) -> np.ndarray:
 def _ladder(evidence: Evidence) -> list[int]:
     """The counts at which features are dropped, falling."""
     return sorted({n_kept(evidence.design.n_features, fraction) for fraction in LADDER}, reverse=True)
-
-
-def _fitted(evidence: Evidence, index: np.ndarray, strengths: np.ndarray) -> tuple[Matrix, Kept]:
-    """What a layer on the features `index`, rising, reads, and its fits."""
-    if len(index) == evidence.design.n_features:
-        features, few, K = evidence.matrix, None, evidence.whole
-    else:
-        features = few = evidence.design.inputs(index).features
-        K = ridge.gram(features)
-    fits = fits_without(K, evidence.labels, evidence.held_out, evidence.n_classes, strengths, few)
-    return features, Kept(index, K, fits)
-
-
-def _by_norm(evidence: Evidence, features: Matrix, kept: Kept) -> np.ndarray:
-    """Positions (k,) within a kept set from the largest to the smallest row of weights (equation 4)."""
-    return ranking(np.linalg.norm(evidence.weights(features, kept.fits), axis=1))
