@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Settings = dict[str, float | int | str]
 DEFAULT = "default"
 TASKS_OF = "tasks_of"  # the suite that a study's tasks come from
-_PACKAGES = ("torch", "timm", "numpy", "scikit-learn")
+_PACKAGES = ("torch", "torchvision", "timm", "numpy", "numba", "scikit-learn")
 _OPTIONS = {
     TASKS_OF: "--suite",
     "target_sizes": "--target-size",
@@ -116,8 +116,12 @@ def treatment(backbone: Backbone) -> Settings:
 
 @cache
 def packages() -> Mapping[str, str]:
-    """Versions that decide numbers."""
-    return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
+    """Versions that decide numbers, and what seconds were measured on."""
+    import torch
+
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    machine = {"machine": f"{platform.machine()}, {torch.get_num_threads()} threads{gpu}"}
+    return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES} | machine
 
 
 def _picture(preprocess: ImagePreprocess) -> dict[str, str]:

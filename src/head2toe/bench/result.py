@@ -27,7 +27,7 @@ class Result:
     order of depth; it is empty for a network that was trained whole. `seconds` and `flops` are per phase, seconds as
     they passed, operations counted for the training images; `peak_bytes` is memory, a GPU's included; `task_bytes` is
     what one more task costs on disk. An `upper_bound` was chosen on test images, so it is no method to ship. `packages`
-    are the versions that it was measured with.
+    are the versions, and the machine, that it was measured with.
     """
 
     suite: str
