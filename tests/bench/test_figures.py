@@ -9,7 +9,7 @@ import pytest
 from head2toe.bench import figures
 from head2toe.bench.affinity import affinities, correlations
 from head2toe.bench.charts import Axis, Series, _apart, colour_of, curves, quantity
-from head2toe.bench.costs import costs
+from head2toe.bench.costs import cost_markdown, costs
 from head2toe.bench.tables import tables_of, write_tables
 from head2toe.methods.head2toe import Head2Toe
 
@@ -131,6 +131,8 @@ def test_every_method_is_charged_the_pass_at_the_speed_of_all_that_was_extracted
     spent = {cost.method: cost for cost in costs(lines)}
     assert spent["linear"].seconds == spent["head2toe"].seconds == pytest.approx(1.0 + 100 * 6.0 / 300)
     assert spent["finetune"].seconds == pytest.approx(300.0)  # which passes its images itself
+    assert "not its seconds" not in cost_markdown(list(spent.values()))
+    assert "not its seconds" in cost_markdown(costs(results()))  # nothing was extracted: all of it was stored
 
 
 def test_costs_without_head2toe_are_told_against_the_probe():

@@ -18,7 +18,8 @@ class Cost:
     """Means over the tasks that a method and the `reference` share, over seeds, and ratios to the reference.
 
     `flops` and `seconds` hold the pass over the training images, whether or not their features were in the store: the
-    network's operations, and the mean seconds of all images that passed it for these results. `peak_bytes` is the
+    network's operations, and the mean seconds of all images that passed it for these results; where none did, since all
+    were stored, `is_whole` is false and `seconds` lack it. `peak_bytes` is the
     resident memory of the process that fits (not of those that extract) and a GPU's, `task_bytes` what the task adds on
     disk. None: not measured.
     """
@@ -32,6 +33,7 @@ class Cost:
     peak_bytes: float | None
     task_bytes: float | None
     ratios: dict[str, float]
+    is_whole: bool = True
 
 
 QUANTITIES = ("flops", "seconds", "peak_bytes", "task_bytes")
@@ -55,7 +57,8 @@ def costs(results: Sequence[Result]) -> list[Cost]:
                     {name: _mean(of, tasks, name, passes) for name in QUANTITIES} for of in (own, baseline)
                 )
                 ratios = {name: value / there for name, value in spent.items() if value and (there := against[name])}
-                found.append(Cost(backbone, method, reference, len(tasks), **spent, ratios=ratios))
+                is_whole = all(result.backbone in passes or "extract" not in result.seconds for result in own)
+                found.append(Cost(backbone, method, reference, len(tasks), **spent, ratios=ratios, is_whole=is_whole))
     return found
 
 
@@ -65,8 +68,8 @@ def cost_markdown(found: Sequence[Cost], upper_bounds: Collection[str] = ()) -> 
         return ""
     reference = found[0].reference
     lines = [
-        f"Cost of a task, the pass over its training images included, and in brackets how many times that of "
-        f"{reference} on the same tasks:", "",
+        f"Cost of a task, {pass_note(found)}, and in brackets how many times that of {reference} on the same tasks:",
+        "",
         "| method | tasks | operations | seconds | peak bytes | bytes on disk |", "|---|---:|---:|---:|---:|---:|",
     ]  # fmt: skip
     forms = {"flops": ".2e", "seconds": ".1f", "peak_bytes": ",.0f", "task_bytes": ",.0f"}
@@ -78,6 +81,13 @@ def cost_markdown(found: Sequence[Cost], upper_bounds: Collection[str] = ()) -> 
             cells.append("–" if value is None else f"{value:{form}}{times}")
         lines.append(f"| {marked(cost.method, upper_bounds)} | {cost.n_tasks} | {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
+
+
+def pass_note(found: Sequence[Cost]) -> str:
+    """What of the costs holds the pass over the training images."""
+    if all(cost.is_whole for cost in found):
+        return "the pass over its training images included"
+    return "the operations of the pass over its training images included, not its seconds, as features were stored"
 
 
 def _seconds_an_image(results: Sequence[Result]) -> dict[str, float]:

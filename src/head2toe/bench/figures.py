@@ -14,7 +14,7 @@ import numpy as np
 
 from head2toe.bench.affinity import Affinity, Correlation
 from head2toe.bench.charts import WIDE, Axis, Panel, Series, bars, curves, dots, heat, scatter
-from head2toe.bench.costs import Cost
+from head2toe.bench.costs import Cost, pass_note
 from head2toe.bench.intervals import by_cell, mean_accuracy
 from head2toe.bench.result import BOUND_NOTE, MARK, Result, home, marked
 from head2toe.bench.tables import Table
@@ -265,8 +265,8 @@ def cost_bars(costs: Sequence[Cost], suite: str, upper_bounds: Collection[str] =
         f"costs-{_anchor(suite, costs[0].backbone)}",
         f"What one more task costs, times {costs[0].reference}",
         _noted(
-            f"Ratios of means over the tasks that a method shares with {costs[0].reference}, logarithmic; the pass "
-            "over the training images is included.",
+            f"Ratios of means over the tasks that a method shares with {costs[0].reference}, logarithmic; "
+            f"{pass_note(costs)}.",
             [name for values in panels.values() for name in values],
         ),
         "; ".join(f"{c.method}: " + ", ".join(f"{k} {v:.3g} times" for k, v in c.ratios.items()) for c in costs),

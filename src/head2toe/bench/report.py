@@ -14,7 +14,7 @@ from head2toe.bench import figures
 from head2toe.bench.affinity import Correlation, affinities, correlations
 from head2toe.bench.charts import colour_of, quantity
 from head2toe.bench.conditions import backbone_option, options
-from head2toe.bench.costs import Cost, costs
+from head2toe.bench.costs import Cost, costs, pass_note
 from head2toe.bench.figures import Figure
 from head2toe.bench.intervals import percent, span
 from head2toe.bench.predictions import Mistake, read_right
@@ -146,6 +146,7 @@ def render(page: Page) -> str:
     environment.filters |= {"percent": percent, "points": _points, "span": span, "quantity": quantity}
     environment.globals |= {"colour": colour_of, "best": best, "mean_of": mean_of, "sizes_note": sizes_note}
     environment.globals |= {"protocol_line": protocol_line, "marked": marked, "bound_note": BOUND_NOTE}
+    environment.globals["pass_note"] = pass_note
     template = environment.from_string((files("head2toe.bench") / "report.html.jinja").read_text(encoding="utf-8"))
     return template.render(page=page, version=__version__)
 
