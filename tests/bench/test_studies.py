@@ -59,8 +59,9 @@ def out(tmp_path_factory, few, suite, network, store):
     events = list(run(list(studies.STUDIES), suite, network, "tiny", folder, store, conditions=Conditions((64,))))
     assert not [event for event in events if isinstance(event, Failure)]
     left_out = [str(event) for event in events if isinstance(event, LeftOut)]
-    assert len(left_out) == 2
-    assert left_out[0].startswith("corners, head2toe 1e-06: cut: no tap")  # none is that shallow
+    shallow = [one for one in left_out if "cut: no tap" in one]
+    assert [one.partition(":")[0] for one in shallow] == ["corners, head2toe 1e-06", "sides, head2toe 1e-06"]
+    assert len(left_out) - len(shallow) == 3  # numbers of training images: fewer than classes, or more than rows
     return folder
 
 

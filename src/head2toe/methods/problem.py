@@ -156,8 +156,14 @@ def training_splits(task: Task) -> list[Split]:
 
 def folds_for(task: Task, folds: int = 5) -> int:
     """So many folds or, where a class has too few images to be held out (VTAB-1k's sun397), one."""
-    counts = np.unique(np.concatenate([split.labels for split in training_splits(task)]), return_counts=True)[1]
-    return folds if counts.min() > 1 and counts.sum() >= folds else 1
+    counts = _counts(task)
+    return folds if min(counts.values()) > 1 and counts.total() >= folds else 1
+
+
+def _counts(task: Task) -> Counter[int]:
+    """How many inputs each class has to learn from; copies of one input are one."""
+    classes = {id: c for split in training_splits(task) for id, c in zip(split.ids, split.labels.tolist(), strict=True)}
+    return Counter(classes.values())
 
 
 def fold_of(task: Task, labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
@@ -165,8 +171,7 @@ def fold_of(task: Task, labels: np.ndarray, folds: int, seed: int) -> np.ndarray
 
     folds=1 holds out the validation split, or a stratified fifth of the rows where there is none.
     """
-    ids = np.array([id for split in training_splits(task) for id in split.ids])
-    counts = Counter(labels[np.unique(ids, return_index=True)[1]].tolist())  # copies of an input are one
+    counts = _counts(task)
     if len(counts) < 2:
         raise DataError(f"fit: the training labels hold {len(counts)} class, a classifier needs at least 2")
     if folds < 1:
@@ -177,10 +182,11 @@ def fold_of(task: Task, labels: np.ndarray, folds: int, seed: int) -> np.ndarray
             f"fit: class '{single[0]}' has 1 image, {folds}-fold cross-validation needs at least 2 (better {folds}); "
             "add images or pass --folds 1"
         )
-    if folds > len(labels):
-        raise DataError(f"fit: {folds} folds need at least {folds} images, got {len(labels)}; lower --folds")
+    if folds > counts.total():
+        raise DataError(f"fit: {folds} folds need at least {folds} images, got {counts.total()}; lower --folds")
     if folds == 1 and task.validation is not None and len(np.unique(task.train.labels)) > 1:
         return np.repeat([-1, 0], [len(task.train.labels), len(task.validation.labels)]).astype(np.int64)
+    ids = np.array([id for split in training_splits(task) for id in split.ids])
     dealt = spread_inputs(ids, labels, 5 if folds == 1 else folds, seed)
     return dealt if folds > 1 else _held_out_once(task, labels, dealt == 0)
 
