@@ -38,10 +38,10 @@ format: $(STAMP) ## let ruff format and fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP) ## the benchmark tables of docs/ (long)
+bench: $(STAMP) ## the benchmarks that need no data: solvers, store (long)
 	$(BIN)/python benchmarks/group_lasso.py
 	$(BIN)/python benchmarks/store.py
-	$(BIN)/python benchmarks/extract.py
+	$(BIN)/python benchmarks/ridge.py
 
 docs: $(STAMP) ## run every example of README and docs
 	$(BIN)/python -m pytest tests/test_docs.py

@@ -18,6 +18,7 @@ it comes, and what it holds is not run again; the table has every variant's diff
   flip-mean       features of the picture and its mirror image averaged;  flip-rows  mirror images as more rows
   shift-rows      copies shifted by an eighth of the picture as more rows
   unit, raw       taps scaled after selection as published, or not at all, in place of before
+  tap-deviation   features centred and divided by one deviation a tap, in place of each by its own
   stable          one ranking by scores averaged over folds;  layers  whole taps ranked
   layers-half     taps first: those half of them whose features score best on average, then features
   products        the pairwise products of the 48 best features beside all
@@ -34,6 +35,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
+from unittest import mock
 
 import numpy as np
 import torch
@@ -46,7 +48,8 @@ from head2toe.backbones.select import select
 from head2toe.data import Task, load_task
 from head2toe.data.prepare import prepared
 from head2toe.data.task import joined
-from head2toe.methods.design import design_of
+from head2toe.methods import design as designs
+from head2toe.methods.design import Inputs, Scale, design_of
 from head2toe.methods.head2toe import Head2Toe
 from head2toe.methods.problem import Journal, Problem, fold_of, training_splits
 from head2toe.methods.relevance import relevance
@@ -259,6 +262,20 @@ def _with(**changed: str) -> Callable[[Features], Found]:
     return run
 
 
+def _tap_deviation(features: Features) -> Found:
+    with mock.patch.object(designs, "_standardised", _centred):
+        return features.judged(features.table(f"mean-{features.base}"))
+
+
+def _centred(values: np.ndarray) -> Inputs:
+    """A tap's features (n, k) float32 with zero means and, all of them together, unit deviation."""
+    mean = values.mean(axis=0, dtype=np.float64)
+    centred = values - mean.astype(np.float32)
+    deviation = np.sqrt(np.mean(np.square(centred), dtype=np.float64))
+    inverse = 1 / deviation if deviation else 0.0
+    return Inputs(centred * np.float32(inverse), Scale(mean, np.full(len(mean), inverse)))
+
+
 def _flip_mean(features: Features) -> Found:
     pairs = zip(_base(features), _base(features, "mirrored"), strict=True)
     return features.judged(_table(features.backbone, {"mean": [(a + b) / np.float16(2) for a, b in pairs]}))
@@ -401,9 +418,9 @@ VARIANTS: Mapping[str, Callable[[Features], Found]] = {
     "means-4096-deviation": lambda features: features.judged(features.table("mean-4096", "deviation")),
     "flip-mean": _flip_mean, "flip-rows": _more_rows("mirrored"),
     "shift-rows": _more_rows("left", "right", "up", "down"),
-    "unit": _with(scaling="kept"), "raw": _with(scaling="none"), "stable": _with(criterion="stable"),
-    "layers": _with(criterion="layer"), "layers-half": _layers_first, "products": _products, "kernel": _kernel,
-    "attention": _attention,
+    "tap-deviation": _tap_deviation, "unit": _with(scaling="kept"), "raw": _with(scaling="none"),
+    "stable": _with(criterion="stable"), "layers": _with(criterion="layer"), "layers-half": _layers_first,
+    "products": _products, "kernel": _kernel, "attention": _attention,
 }  # fmt: skip
 
 
