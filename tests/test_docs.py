@@ -18,14 +18,15 @@ README = (ROOT / "README.md").read_text()
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
-    """A folder with `flowers/`, `new.jpg` and a store of its own."""
+    """A folder with `flowers/`, `new-flowers/`, `new.jpg` and a store of its own."""
     folder = tmp_path_factory.mktemp("user")
     random = np.random.default_rng(0)
     for shade, label in ((60, "iris"), (180, "rose")):
-        (folder / "flowers" / label).mkdir(parents=True)
-        for i in range(8):
-            pixels = random.integers(shade - 40, shade + 40, (48, 48, 3)).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / "flowers" / label / f"{i}.jpg")
+        for kind, count in (("flowers", 8), ("new-flowers", 2)):
+            (folder / kind / label).mkdir(parents=True)
+            for i in range(count):
+                pixels = random.integers(shade - 40, shade + 40, (48, 48, 3)).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / kind / label / f"{i}.jpg")
     (folder / "new.jpg").write_bytes((folder / "flowers" / "rose" / "0.jpg").read_bytes())
     return folder
 
@@ -39,7 +40,7 @@ def test_the_commands_of_the_readme(here, monkeypatch):
     commands = [line for block in blocks("bash") for line in block.splitlines()]
     assert len(commands) >= 6
     for line in commands:
-        words = shlex.split(line)
+        words = shlex.split(line, comments=True)
         assert words[0] == "head2toe"
         run = subprocess.run(
             [sys.executable, "-m", "head2toe.cli", *words[1:]], cwd=here, capture_output=True, text=True, check=False

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and that processes write in turn."""
 
 from __future__ import annotations
 
@@ -6,6 +6,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
+
+try:
+    import fcntl
+except ImportError:  # a system without such locks
+    fcntl = None
 
 
 @contextmanager
@@ -18,3 +24,20 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(new, path)
     finally:
         new.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(file: IO) -> Iterator[bool]:
+    """Wait until no other process is in here with the same open file; whether the system has such locks.
+
+    It frees them when a process is killed. What was written is on its way to the disk when the next one enters.
+    """
+    if fcntl is None:
+        yield False
+        return
+    fcntl.flock(file, fcntl.LOCK_EX)
+    try:
+        yield True
+    finally:
+        file.flush()
+        fcntl.flock(file, fcntl.LOCK_UN)

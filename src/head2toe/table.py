@@ -22,7 +22,7 @@ def scaled(block: np.ndarray, columns: np.ndarray | slice, scaling: Scaling, n_m
     """
     taken = _floats(block[:, columns])
     if scaling == "none":
-        return taken
+        return taken.copy() if np.may_share_memory(taken, block) else taken
     cut = block.shape[1] if n_means is None else n_means
     at = int(np.searchsorted(columns, cut)) if isinstance(columns, np.ndarray) else cut
     measured, edge = (taken, at) if scaling == "kept" or not isinstance(columns, np.ndarray) else (_floats(block), cut)

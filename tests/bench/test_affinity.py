@@ -42,11 +42,13 @@ def test_affinity_is_linear_less_scratch_and_gains_are_over_linear(points):
     assert {p.backbone for p in points} == {"tiny"}
 
 
-def test_seeds_are_averaged():
+def test_differences_are_means_over_the_seeds_that_both_have():
     linear, scratch = results("linear", [0.8]), results("scratch", [0.4])
     again = [replace(linear[0], seed=1, test_accuracy=0.6)]
     (point,) = affinities([*linear, *again, *scratch])
-    assert point.affinity == pytest.approx(0.3)
+    assert point.affinity == pytest.approx(0.4)
+    (point,) = affinities([*linear, *again, *scratch, replace(scratch[0], seed=1, test_accuracy=0.5)])
+    assert point.affinity == pytest.approx(0.25)
 
 
 def test_correlations_are_scipys(points):

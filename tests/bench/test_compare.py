@@ -12,7 +12,7 @@ from head2toe.backbones.select import flops
 from head2toe.bench.compare import METHODS, Advice, FineTuning, Score, _rounds, advise, compare, finetuning_cost
 from head2toe.bench.intervals import Interval
 from head2toe.data import task_from_arrays
-from head2toe.errors import BackboneError
+from head2toe.errors import BackboneError, DataError
 from head2toe.extract import passes
 from head2toe.methods.linear import Linear
 from head2toe.present import advice_lines, comparison_table
@@ -140,6 +140,12 @@ def test_copies_of_an_input_are_held_out_together():
     for third in _rounds(task, seed=0):
         assert third.test is not None
         assert not set(third.train.ids) & set(third.test.ids)
+
+
+def test_thirds_that_hold_one_class_are_told(network, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (10, 16, 16, 3), dtype=np.uint8)
+    with pytest.raises(DataError, match="once hold 1 of 2 classes"):
+        compare(network, task_from_arrays(pixels, [0] + [1] * 9), tmp_path / "store", target_size=64)
 
 
 def test_the_table_is_whole_on_a_narrow_terminal(comparison):

@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import datasets
 import numpy as np
@@ -16,7 +16,7 @@ from PIL import Image
 
 from head2toe.backbones.build import side_by_side
 from head2toe.bench.conditions import Conditions
-from head2toe.bench.predictions import read_right, worst_mistakes
+from head2toe.bench.predictions import predictions_file, read_right, worst_mistakes
 from head2toe.bench.result import append_result, read_results, slug
 from head2toe.bench.run import Failure, limited, names_of, plan, results_file, run, shown
 from head2toe.bench.suite import Suite, SuiteTask, suite_named
@@ -253,17 +253,24 @@ def test_another_network_of_the_same_name_is_refused(out, suite, network, store,
 
 
 def test_a_network_that_cannot_be_had_ends_a_run_of_its_own_and_fails_beside_others(suite, network, store, tmp_path):
+    asked = []
+
     def load(name):
+        asked.append(name)
         if name == "absent":
             raise BackboneError("there is no such network")
+        if name == "large":
+            raise RuntimeError("out of memory")
         return network
 
     with pytest.raises(BackboneError, match="no such network"):
         list(run(plan(suite, ["absent"], ["linear"], [0], tmp_path, CONDITIONS), suite, load, tmp_path, store))
-    fits = plan(suite, ["absent", "tiny"], ["linear"], [0], tmp_path, CONDITIONS)
-    failure, result = run(fits, suite, load, tmp_path, store, conditions=CONDITIONS)
-    assert isinstance(failure, Failure)
-    assert result.backbone == "tiny"
+    asked.clear()
+    fits = plan(suite, ["absent", "large", "tiny"], ["linear"], [0, 1], tmp_path, CONDITIONS)
+    *failures, first, second = run(fits, suite, load, tmp_path, store, conditions=CONDITIONS)
+    assert [type(failure) for failure in failures] == [Failure] * 4
+    assert (first.backbone, second.backbone) == ("tiny", "tiny")
+    assert asked == ["absent", "large", "tiny"]
 
 
 def test_control_of_two_pairs_cannot_stand_beside_one_network(suite, tmp_path, measured):
@@ -286,6 +293,30 @@ def test_predictions_that_are_not_a_results_own_are_passed_over(measured):
     out, (result, _) = measured
     assert read_right(out, result) is not None
     assert read_right(out, replace(result, test_accuracy=result.test_accuracy + 0.05)) is None
+
+
+def test_damaged_results_and_predictions_are_named(measured, tmp_path):
+    _, (result, _) = measured
+    predictions_file(tmp_path, result).parent.mkdir()
+    predictions_file(tmp_path, result).write_bytes(b"PK")
+    with pytest.raises(DataError, match="is damaged"):
+        read_right(tmp_path, result)
+    results_file(tmp_path).write_bytes(b"\xff\n")
+    with pytest.raises(DataError, match="is damaged"):
+        read_results(results_file(tmp_path))
+
+
+def test_processes_append_in_turn(measured, tmp_path):
+    line = asdict(measured[1][0])
+    code = (
+        "import json, sys; from pathlib import Path; from head2toe.bench.result import *\n"
+        "one = Result(**json.loads(sys.argv[2]))\n"
+        "for _ in range(200): append_result(Path(sys.argv[1]), [one])"
+    )
+    command = [sys.executable, "-c", code, str(results_file(tmp_path)), json.dumps(line)]
+    writers = [subprocess.Popen(command) for _ in range(2)]
+    assert [writer.wait() for writer in writers] == [0, 0]
+    assert len(read_results(results_file(tmp_path))) == 400
 
 
 def test_two_files_of_one_name_are_refused():
@@ -393,8 +424,9 @@ def test_what_no_fit_could_use_is_refused_before_any(methods, conditions, messag
 
 def test_results_go_to_a_folder(suite, tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(DataError, match="should be a folder"):
-        plan(suite, ["tiny"], ["linear"], [0], tmp_path / "file", CONDITIONS)
+    for out in (tmp_path / "file", tmp_path / "file" / "within"):
+        with pytest.raises(DataError, match="should be a folder"):
+            plan(suite, ["tiny"], ["linear"], [0], out, CONDITIONS)
 
 
 def test_control_reads_the_pairs_and_other_methods_the_networks(suite, tmp_path):

@@ -79,7 +79,7 @@ def test_a_root_that_is_not_there(tmp_path):
         suite_named("packs", tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("text", ["[1]", "{", '{"natural": 3}'])
+@pytest.mark.parametrize("text", ["[1]", "{", '{"natural": 3}', '{"natural": "caltech101"}'])
 def test_groups_that_are_none(tmp_path, text):
     (tmp_path / "groups.json").write_text(text)
     with pytest.raises(DataError, match="should be JSON like"):

@@ -32,7 +32,8 @@ def result(task: str, method: str, accuracy: float, **more) -> Result:
 RESULTS = [
     result("counts", "linear", 0.2),
     result("flowers", "linear", 0.8),
-    result("pets", "linear", 0.5),
+    result("pets", "linear", 0.5, seed=0),
+    result("pets", "linear", 0.5, seed=1),
     result("counts", "head2toe", 0.8),
     result("flowers", "head2toe", 0.7),
     result("pets", "head2toe", 0.4, seed=0),
@@ -79,6 +80,14 @@ def test_wins_ties_and_losses_count_the_tasks_that_both_have(table):
     assert counted == {"head2toe": (3, 1, 1, 1), "oracle": (1, 1, 0, 0), "scratch": (1, 0, 0, 1)}
     (head2toe,) = (c for c in table.comparisons if c.method == "head2toe")
     assert head2toe.difference == pytest.approx(0.5 / 3)
+
+
+def test_differences_are_on_the_seeds_that_both_have():
+    lines = [result("pets", "linear", 0.5), result("pets", "head2toe", 0.4), result("pets", "head2toe", 0.7, seed=1)]
+    (table,) = tables_of([*lines, result("pets", "oracle", 0.9, seed=2)])
+    (head2toe,) = table.comparisons
+    assert (head2toe.losses, head2toe.difference) == (1, pytest.approx(-0.1))
+    assert "linear 1; head2toe 2; oracle 1" in markdown(table)
 
 
 def test_another_reference(table):

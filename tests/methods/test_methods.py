@@ -17,6 +17,7 @@ from head2toe.head import load_head, model_card, softmax
 from head2toe.images import ImagePreprocess
 from head2toe.methods import NAMES, TRAINED, method_named, target_sizes_of
 from head2toe.methods.all_features import AllFeatures
+from head2toe.methods.design import design_of
 from head2toe.methods.final import STRENGTHS, fits_without, scale_of
 from head2toe.methods.frozen import pools_of
 from head2toe.methods.head2toe import Head2Toe
@@ -24,9 +25,11 @@ from head2toe.methods.head2toe_ft import Head2ToeFT
 from head2toe.methods.linear import Control, Linear
 from head2toe.methods.oracle import Oracle
 from head2toe.methods.paper import Grid, Paper
-from head2toe.methods.problem import Journal, fold_of
+from head2toe.methods.problem import Journal, fold_of, prepare
 from head2toe.methods.relevance import Kept, relevance_scores
 from head2toe.store import FeatureStore
+from head2toe.table import FeatureTable
+from head2toe.taps import Pool, PooledTap, Tap
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +163,16 @@ def test_features_that_say_nothing_still_give_a_head_that_predicts(penalty, netw
     head = AllFeatures(penalty, 64).fit(network, task, store, progress=False)
     assert head.n_kept > 0
     assert head.predict_proba([images[0]], network).shape == (1, 2)
+
+
+@pytest.mark.parametrize("penalty", ["l1", "l2", "l21"])
+def test_features_that_never_vary_still_give_a_head(penalty, network, store, monkeypatch):
+    task = task_from_arrays(pictures(12), [0, 0, 0, 1] * 3)
+    problem = prepare(network, task, store, pools_of(64), progress=False)
+    table = problem.table(pools_of(64)[0])
+    same = replace(table, blocks=tuple(np.ones_like(block) for block in table.blocks))
+    monkeypatch.setattr(type(problem), "table", lambda *of: same)
+    assert AllFeatures(penalty, 64).choose(problem, Journal()).cv_accuracy == pytest.approx(0.75)
 
 
 class TestFolds:
@@ -378,6 +391,41 @@ def test_copies_of_one_image_are_one_when_classes_are_counted(network, corners):
     task = task_from_arrays(pixels.astype(np.uint8), [0] * 12 + [1] * 12)
     with pytest.raises(DataError, match="has 1 image, 5-fold cross-validation needs at least 2"):
         fold_of(task, task.train.labels, 5, 0)
+
+
+def pictures(n: int) -> np.ndarray:
+    return np.random.default_rng(n).integers(0, 256, (n, 16, 16, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 1, 1, 1], [0, 1, 2, 3, 4, 5, 6, 7, 1, 2], [0, 0, 1, 1]])
+def test_a_fifth_is_of_the_classes_that_can_spare_a_row(labels):
+    for seed in range(20):
+        out = fold_of(task_from_arrays(pictures(len(labels)), labels), np.array(labels), 1, seed) == 0
+        assert out.any()
+        assert set(np.array(labels)[~out]) == set(labels)
+
+
+def test_one_image_a_class_leaves_none_to_judge():
+    with pytest.raises(DataError, match="one image of each class"):
+        fold_of(task_from_arrays(pictures(4), [0, 1, 2, 3]), np.arange(4), 1, 0)
+
+
+def test_copies_of_training_images_do_not_judge():
+    images, labels = pictures(20), np.arange(20) % 2
+    task = task_from_arrays(images[:12], labels[:12], validation=(images[8:], labels[8:]))
+    both = np.concatenate([labels[:12], labels[8:]])
+    assert fold_of(task, both, 1, 0).tolist() == [-1] * 16 + [0] * 8
+    same = task_from_arrays(images, labels, validation=(images, labels))
+    dealt = fold_of(same, np.tile(labels, 2), 1, 0)
+    assert (dealt[:20] == dealt[20:]).all()
+    assert (dealt == 0).sum() == 8
+
+
+def test_the_callers_table_stays_as_it_is():
+    values = np.random.default_rng(0).random((6, 4), dtype=np.float32)
+    table = FeatureTable(tuple("abcdef"), (PooledTap(Tap("last", (4,), "NC"), Pool()),), (values.copy(),))
+    design_of(table, "none")
+    assert (table.blocks[0] == values).all()
 
 
 def test_equal_rows_are_no_scale():

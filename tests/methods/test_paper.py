@@ -110,6 +110,7 @@ def test_a_head_says_which_grid_it_was_chosen_from(network, corners, store, monk
     ("settings", "error", "message"),
     [
         ({"grid": replace(THIN, lrs=())}, DataError, "at least one value"),
+        ({"grid": replace(THIN, lrs=(0.1, 0.01, 0.1))}, DataError, "every value once"),
         ({"grid": replace(THIN, kappas=(0.0,))}, FeatureError, "fraction"),
         ({"target_size": ()}, DataError, "at least one target size"),
     ],

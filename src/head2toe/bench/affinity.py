@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from head2toe.bench.intervals import LEVEL, RESAMPLES, SAME, Interval, by_cell, mean_accuracy
+from head2toe.bench.intervals import LEVEL, RESAMPLES, SAME, Interval, by_cell, difference
 from head2toe.bench.result import Result, marked
 
 PROBE, SCRATCH = "linear", "scratch"
@@ -45,21 +45,18 @@ class Correlation:
 
 
 def affinities(results: Sequence[Result]) -> list[Affinity]:
-    """One for each task and network that has both Linear and Scratch; accuracies are means over seeds."""
-    accuracy: dict[tuple[str, str, str], dict[str, float]] = {}
+    """One for each task and network that has both Linear and Scratch; means over the seeds that two methods share."""
+    places: dict[tuple[str, str, str], dict[str, list[Result]]] = {}
     for cell, found in by_cell(results).items():
-        accuracy.setdefault((cell.suite, cell.task, cell.backbone), {})[cell.method] = mean_accuracy(found)
-    return [
-        Affinity(
-            suite=suite,
-            task=task,
-            backbone=backbone,
-            affinity=of[PROBE] - of[SCRATCH],
-            gains={method: value - of[PROBE] for method, value in of.items() if method not in (PROBE, SCRATCH)},
-        )
-        for (suite, task, backbone), of in accuracy.items()
-        if PROBE in of and SCRATCH in of
-    ]
+        places.setdefault((cell.suite, cell.task, cell.backbone), {})[cell.method] = found
+    points = []
+    for (suite, task, backbone), of in places.items():
+        affinity = difference(of.get(PROBE, ()), of.get(SCRATCH, ()))
+        if affinity is not None:
+            ahead = {m: difference(found, of[PROBE]) for m, found in of.items() if m not in (PROBE, SCRATCH)}
+            gains = {method: gain for method, gain in ahead.items() if gain is not None}
+            points.append(Affinity(suite, task, backbone, affinity, gains))
+    return points
 
 
 def correlations(points: Sequence[Affinity]) -> list[Correlation]:

@@ -207,6 +207,12 @@ def _rounds(task: Task, seed: int) -> list[Task]:
         return [task]
     rows = joined(training_splits(task))
     third = spread_inputs(np.array(rows.ids), rows.labels, ROUNDS, seed)
+    for out in range(ROUNDS):
+        if len(left := np.unique(rows.labels[third != out])) < 2:
+            raise DataError(
+                f"compare: without a test split each third of the images is judged by a fit on the others, which once "
+                f"hold {len(left)} of {len(task.classes)} classes; add images to the smallest class"
+            )
     return [
         replace(task, train=rows.rows(third != out), validation=None, test=rows.rows(third == out))
         for out in range(ROUNDS)

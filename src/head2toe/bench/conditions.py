@@ -73,6 +73,13 @@ class Conditions:
         return common | {"tried_lrs": _listed(self.lrs), "tried_steps": _listed(self.steps)}
 
 
+def check_folder(out: Path) -> None:
+    """DataError where `out`, or what it should lie in, is a file."""
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise DataError(f"bench: --out {out} should be a folder, {there} is a file")
+
+
 def check_same(result: Result, settings: Settings, out: Path) -> None:
     """DataError where a result in `out` was measured under other settings than these."""
     for name, asked in settings.items():

@@ -53,6 +53,13 @@ def mean_accuracy(results: Iterable[Result]) -> float:
     return float(np.mean([result.test_accuracy for result in results]))
 
 
+def difference(results: Iterable[Result], others: Iterable[Result]) -> float | None:
+    """How far the first are ahead of the others on a task: the mean over the seeds that both have; None without one."""
+    a, b = ({result.seed: result.test_accuracy for result in of} for of in (results, others))
+    shared = a.keys() & b.keys()
+    return float(np.mean([a[seed] - b[seed] for seed in shared])) if shared else None
+
+
 def interval_of_mean(*samples: np.ndarray) -> Interval | None:
     """The percentile bootstrap interval (95 %) of the mean of the samples' means; None where one has less than two.
 

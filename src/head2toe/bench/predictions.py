@@ -8,6 +8,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -81,8 +82,11 @@ def read_right(out: Path, result: Result) -> np.ndarray | None:
     path = predictions_file(out, result)
     if not path.is_file():
         return None
-    with np.load(path, allow_pickle=False) as saved:
-        right = saved["predicted"] == saved["labels"]
+    try:
+        with np.load(path, allow_pickle=False) as saved:
+            right = saved["predicted"] == saved["labels"]
+    except (ValueError, KeyError, EOFError, OSError, BadZipFile) as error:
+        raise DataError(f"results: {path} is damaged ({error}); remove it, and its intervals are left out") from error
     return right if len(right) == result.n_test and abs(right.mean() - result.test_accuracy) < SAME else None
 
 

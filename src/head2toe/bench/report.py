@@ -20,7 +20,7 @@ from head2toe.bench.intervals import percent, span
 from head2toe.bench.predictions import Mistake, read_right
 from head2toe.bench.result import BOUND_NOTE, Result, home, marked, read_results, slug
 from head2toe.bench.suite import EVERY
-from head2toe.bench.tables import Table, best, mean_of, protocol_line, sizes_note, tables_of
+from head2toe.bench.tables import Table, best, mean_of, protocol_line, seeds_note, sizes_note, tables_of
 from head2toe.errors import DataError, MissingExtraError
 from head2toe.files import replacing
 
@@ -144,7 +144,8 @@ def render(page: Page) -> str:
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"percent": percent, "points": _points, "span": span, "quantity": quantity}
-    environment.globals |= {"colour": colour_of, "best": best, "mean_of": mean_of, "sizes_note": sizes_note}
+    environment.globals |= {"colour": colour_of, "best": best, "mean_of": mean_of}
+    environment.globals |= {"sizes_note": sizes_note, "seeds_note": seeds_note}
     environment.globals |= {"protocol_line": protocol_line, "marked": marked, "bound_note": BOUND_NOTE}
     environment.globals["pass_note"] = pass_note
     template = environment.from_string((files("head2toe.bench") / "report.html.jinja").read_text(encoding="utf-8"))

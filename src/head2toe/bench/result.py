@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, field
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from head2toe import __version__
 from head2toe.errors import DataError
+from head2toe.files import alone
 
 CONTROL = "control"  # the method that reads two networks
 SIDE_BY_SIDE = "+"  # stands between the names of networks that are read as one
@@ -87,7 +87,10 @@ def home(result: Result) -> str:
 
 def read_results(path: Path) -> list[Result]:
     """The results of a file of JSON lines, in its order; a last line that was cut short is passed over."""
-    lines = path.read_text().splitlines() if path.exists() else []
+    try:
+        lines = path.read_text().splitlines() if path.exists() else []
+    except UnicodeDecodeError as error:
+        raise DataError(f"results: {path} is damaged ({error}); restore it, or choose another --out") from error
     results = []
     for number, line in enumerate(lines, 1):
         try:
@@ -100,16 +103,15 @@ def read_results(path: Path) -> list[Result]:
 
 
 def append_result(path: Path, results: Iterable[Result]) -> None:
-    """Add lines at the end of a file of results, in place of a last line that was cut short."""
-    path.touch()
-    with path.open("rb+") as file:
+    """Add lines at the end of a file of results, in place of a last line that was cut short; processes take turns."""
+    lines = b"".join(json.dumps(asdict(result)).encode() + b"\n" for result in results)
+    with path.open("ab+") as file, alone(file):
+        file.seek(0)
         before, newline, last = file.read().rpartition(b"\n")
         if last:
             try:
                 json.loads(last)
-                file.write(b"\n")
+                lines = b"\n" + lines
             except ValueError:
                 file.truncate(len(before + newline))
-        file.seek(0, os.SEEK_END)
-        for result in results:
-            file.write(json.dumps(asdict(result)).encode() + b"\n")
+        file.write(lines)

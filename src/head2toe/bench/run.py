@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from head2toe.apply import stored_logits
-from head2toe.bench.conditions import Conditions, Settings, check_same, packages, treatment
+from head2toe.bench.conditions import Conditions, Settings, check_folder, check_same, packages, treatment
 from head2toe.bench.memory import peak_bytes, reset_peak
 from head2toe.bench.predictions import write_predictions
 from head2toe.bench.result import CONTROL, SIDE_BY_SIDE, Result, append_result, read_results
@@ -71,8 +71,7 @@ def plan(
     for two Control pairs that would stand beside one network, and where `out` holds results of the same methods on the
     same tasks and networks under other conditions, or of tasks in another group.
     """
-    if out.exists() and not out.is_dir():
-        raise DataError(f"bench: --out {out} should be a folder, it is a file")
+    check_folder(out)
     for method in methods:
         _method(method, 0, 1, conditions)
     if (conditions.lrs or conditions.steps) and not set(methods) & set(TRAINED):
@@ -122,31 +121,29 @@ def run(
     preprocessing, unless it is the only one: then BackboneError or DataError.
     """
     conditions = conditions or Conditions()
-    opened = store if isinstance(store, FeatureStore) else FeatureStore(store or default_location())
-    network = lru_cache(1)(load)
-    data = lru_cache(1)(lambda task: limited(task.load(), conditions.max_test))
-    named = {fit.backbone for fit in fits}
-    if len(named) == 1:
-        network(fits[0].backbone)
-
-    def check_treatment(backbone: Backbone, name: str) -> None:
-        for result in read_results(results_file(out)):
-            if (result.suite, result.backbone) == (suite.name, name):
-                check_same(result, treatment(backbone), out)
-
     out.mkdir(parents=True, exist_ok=True)
-    for fit in fits:
+    opened = store if isinstance(store, FeatureStore) else FeatureStore(store or default_location())
+    data = lru_cache(1)(lambda task: limited(task.load(), conditions.max_test))
+    several = len({fit.backbone for fit in fits}) > 1
+
+    @lru_cache(1)
+    def network(name: str) -> Backbone | str:
+        """The network, once for all its fits, or why it cannot be had."""
         try:
-            backbone = network(fit.backbone)
-        except Head2ToeError as error:
-            yield Failure(fit, str(error))
-            continue
-        try:
-            check_treatment(backbone, fit.backbone)
-        except DataError as error:
-            if len(named) == 1:
+            backbone = load(name)
+            for result in read_results(results_file(out)):
+                if (result.suite, result.backbone) == (suite.name, name):
+                    check_same(result, treatment(backbone), out)
+        except MENDABLE as error:
+            if not several:
                 raise
-            yield Failure(fit, str(error))
+            return reason(error)
+        return backbone
+
+    for fit in fits:
+        backbone = network(fit.backbone)
+        if isinstance(backbone, str):
+            yield Failure(fit, backbone)
             continue
         try:
             yield _measured(fit, suite, data(fit.task), backbone, out, opened, conditions)

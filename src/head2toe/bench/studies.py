@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
-from head2toe.bench.conditions import TASKS_OF, Conditions, Settings, check_same, packages, treatment
+from head2toe.bench.conditions import TASKS_OF, Conditions, Settings, check_folder, check_same, packages, treatment
 from head2toe.bench.result import Result, append_result, read_results
 from head2toe.bench.run import MENDABLE, Failure, Fit, limited, reason
 from head2toe.bench.suite import Suite, SuiteTask
@@ -23,7 +23,7 @@ from head2toe.head import Head
 from head2toe.methods import method_named
 from head2toe.methods.frozen import pools_of
 from head2toe.methods.head2toe import Head2Toe
-from head2toe.methods.problem import Journal, folds_for, training_splits
+from head2toe.methods.problem import Journal, fold_of, folds_for, training_splits
 from head2toe.methods.relevance import LADDER, Criterion, relevance_scores
 from head2toe.taps import Pool
 
@@ -128,8 +128,7 @@ def check_studies(names: Sequence[str], suite: Suite, backbone_name: str, out: P
 
     FeatureError for a target size that means nothing.
     """
-    if out.exists() and not out.is_dir():
-        raise DataError(f"study: --out {out} should be a folder, it is a file")
+    check_folder(out)
     Pool(conditions.one_size)
     for name in names:
         if name not in STUDIES:
@@ -288,12 +287,13 @@ def _n_train(place: Place) -> Iterator[Arm | LeftOut]:
     for n in TRAIN_SIZES:
         try:
             task = subset(place.task, n, place.seed)
+            folds = folds_for(task, FOLDS)
+            fold_of(task, task.train.labels, folds, place.seed)
         except DataError as error:
             yield LeftOut(place.task.name, "all series", float(n), str(error))
             continue
         for name in COMPARED:
-            sizes = [place.target_size]
-            method = method_named(name, target_sizes=sizes, folds=folds_for(task, FOLDS), seed=place.seed)
+            method = method_named(name, target_sizes=[place.target_size], folds=folds, seed=place.seed)
             yield Arm(name, float(n), _fit(place, method, task))
 
 

@@ -132,7 +132,9 @@ def read_groups(path: Path) -> Groups:
     """Groups from a JSON object: {"natural": ["caltech101", ...], ...}."""
     try:
         groups = json.loads(path.read_text())
-        return {str(group): [str(task) for task in tasks] for group, tasks in groups.items()}
+        if text := [group for group, tasks in groups.items() if isinstance(tasks, str)]:
+            raise TypeError(f"'{text[0]}' should be a list of tasks")
+        return {group: [str(task) for task in tasks] for group, tasks in groups.items()}
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise DataError(f'bench: {path} should be JSON like {{"natural": ["caltech101"]}}: {error}') from error
 

@@ -18,6 +18,7 @@ from head2toe.bench.intervals import (
     Cell,
     Interval,
     by_cell,
+    difference,
     interval_of_mean,
     mean_accuracy,
     percent,
@@ -58,7 +59,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A method against the reference on the tasks that both have: the mean of the differences, and who is ahead."""
+    """A method against the reference on the tasks and seeds that both have: the mean difference, and who is ahead."""
 
     method: str
     reference: str
@@ -104,6 +105,18 @@ def sizes_note(table: Table) -> str:
         return ""
     read = (f"{', '.join(of)} {' or '.join(f'{size:,}' for size in sizes)}" for sizes, of in methods.items())
     return f"Not the same features for all; target sizes of the heads: {'; '.join(read)}."
+
+
+def seeds_note(table: Table) -> str:
+    """A sentence where methods were measured on different numbers of seeds."""
+    counts: dict[str, set[int]] = {}
+    for row in table.rows:
+        for method, entry in row.entries.items() if row.kind == "task" else ():
+            counts.setdefault(method, set()).add(entry.n_seeds)
+    if len(set().union(*counts.values())) < 2:
+        return ""
+    told = "; ".join(f"{method} {' or '.join(map(str, sorted(of)))}" for method, of in counts.items())
+    return f"Numbers of seeds: {told}. Differences are on the seeds that both methods have."
 
 
 def protocol_line(table: Table) -> str:
@@ -206,7 +219,7 @@ def _table(pair: tuple[str, str], cells: Mapping[Cell, list[Result]], right_of: 
         comparisons=tuple(
             compared
             for method in methods
-            if method != reference and (compared := _compared(tasks, method, reference)).n_tasks
+            if method != reference and (compared := _compared(cells.values(), method, reference)).n_tasks
         ),
         missing=tuple(task for task in COMPLETE.get(pair[0], ()) if task not in groups),
         protocol={
@@ -269,13 +282,15 @@ def _mean(kind: Kind, name: str, group: str, samples: Sequence[Sequence[Row]], m
     return Row(kind, name, group, entries)
 
 
-def _compared(tasks: Sequence[Row], method: str, reference: str) -> Comparison:
-    both = [row.entries for row in tasks if method in row.entries and reference in row.entries]
-    ahead = np.array([entries[method].accuracy - entries[reference].accuracy for entries in both])
+def _compared(cells: Iterable[Sequence[Result]], method: str, reference: str) -> Comparison:
+    of = {(found[0].task, found[0].method): found for found in cells}
+    tasks = sorted({task for task, _ in of})
+    gains = [difference(of.get((task, method), ()), of.get((task, reference), ())) for task in tasks]
+    ahead = np.array([gain for gain in gains if gain is not None])
     return Comparison(
         method=method,
         reference=reference,
-        n_tasks=len(both),
+        n_tasks=len(ahead),
         difference=float(ahead.mean()) if len(ahead) else 0.0,
         interval=interval_of_mean(ahead),
         wins=int((ahead > SAME).sum()),
@@ -296,6 +311,8 @@ def _notes(table: Table) -> list[str]:
     if table.upper_bounds:
         notes.append(BOUND_NOTE)
     if note := sizes_note(table):
+        notes.append(note)
+    if note := seeds_note(table):
         notes.append(note)
     if table.missing:
         notes.append(f"Not measured, so in no mean: {', '.join(table.missing)}.")

@@ -21,6 +21,9 @@ def main() -> None:
     except Head2ToeError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
+    except OSError as error:  # a full disk, a folder that may not be written to
+        typer.echo(f"error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}", err=True)
+        sys.exit(2)
     except SystemExit as end:
         if end.code == _INTERRUPTED:
             typer.echo("stopped; what was extracted stays in the store, run the same command to go on", err=True)

@@ -107,7 +107,8 @@ def _cross_validated_path(problem: Problem, pool: Pool, penalty: Literal["l1", "
         )
 
     shares = np.geomspace(1.0, PATH_END, PATH_LENGTH)
-    lams = shares * solver.lam_max(design.blocks, problem.labels, n_classes=problem.n_classes)
+    largest = solver.lam_max(design.blocks, problem.labels, n_classes=problem.n_classes)
+    lams = shares * max(largest, float(np.finfo(np.float32).tiny))  # 0 where every feature is constant
     with problem.bar(f"all-{penalty}, fold by fold", problem.n_folds) as advance:
 
         def on_path(held_out: np.ndarray) -> np.ndarray:

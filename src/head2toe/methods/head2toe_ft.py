@@ -10,7 +10,7 @@ import numpy as np
 
 from head2toe.data.task import Task, joined
 from head2toe.methods.head2toe import Head2Toe
-from head2toe.methods.problem import Journal, folds_for, training_splits
+from head2toe.methods.problem import Journal, fold_of, folds_for, training_splits
 from head2toe.methods.training import Training
 from head2toe.methods.training.choice import Start, fit_network, held_out_rows
 from head2toe.network import Network, Tapped
@@ -50,10 +50,11 @@ class Head2ToeFT:
         Raises DataError for labels that cannot be cross-validated, NotConvergedError where every rate was too high.
         """
         journal = journal or Journal()
-        final = self.head2toe.fit(backbone, replace(task, test=None), store, journal=journal, progress=progress)
-        extraction, operations = journal.extraction, journal.flops["extract"]
         judging = _judging(task, self.training.seed)
         with_fewer_rows = replace(self.head2toe, folds=folds_for(judging, self.head2toe.folds))
+        fold_of(judging, judging.train.labels, with_fewer_rows.folds, self.head2toe.seed)  # refuses before the pass
+        final = self.head2toe.fit(backbone, replace(task, test=None), store, journal=journal, progress=progress)
+        extraction, operations = journal.extraction, journal.flops["extract"]
         judged = with_fewer_rows.fit(backbone, judging, store, journal=journal, progress=False)
         # the second fit found everything in the store
         journal.extraction, journal.flops["extract"] = extraction, operations

@@ -72,6 +72,9 @@ class Paper:
             raise DataError(f"Paper: the method should be one of {get_args(Recipe)}, got '{self.method}'")
         if not self.settings:
             raise DataError(f"Paper: the grid should name at least one value of each setting, got {self.grid}")
+        for values in (self.grid.steps, self.grid.lrs, self.grid.lams, self.grid.kappas):
+            if len(set(values)) < len(values):
+                raise DataError(f"Paper: the grid should name every value once, got {values}")
         for kappa in self.grid.kappas:
             n_kept(1, kappa)
 

@@ -169,7 +169,7 @@ def _counts(task: Task) -> Counter[int]:
 def fold_of(task: Task, labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
     """The fold (n,) int64 that holds each row out, every class spread evenly; -1 means never held out.
 
-    folds=1 holds out the validation split, or a stratified fifth of the rows where there is none.
+    folds=1 holds out the validation split, but for copies of training rows, or else a stratified fifth of the rows.
     """
     counts = _counts(task)
     if len(counts) < 2:
@@ -184,21 +184,17 @@ def fold_of(task: Task, labels: np.ndarray, folds: int, seed: int) -> np.ndarray
         )
     if folds > counts.total():
         raise DataError(f"fit: {folds} folds need at least {folds} images, got {counts.total()}; lower --folds")
-    if folds == 1 and task.validation is not None and len(np.unique(task.train.labels)) > 1:
-        return np.repeat([-1, 0], [len(task.train.labels), len(task.validation.labels)]).astype(np.int64)
     ids = np.array([id for split in training_splits(task) for id in split.ids])
-    dealt = spread_inputs(ids, labels, 5 if folds == 1 else folds, seed)
-    return dealt if folds > 1 else _held_out_once(task, labels, dealt == 0)
-
-
-def _held_out_once(task: Task, labels: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """Fold 0 for the rows `out` (n,) bool, but for the only ones of a class; DataError where none is left to judge."""
-    lost = np.setdiff1d(labels, labels[~out])
-    out = out & ~np.isin(labels, lost)
+    if folds > 1:
+        return spread_inputs(ids, labels, folds, seed)
+    out = np.zeros(len(ids), dtype=bool)
+    if task.validation is not None and len(np.unique(task.train.labels)) > 1:
+        out[task.train.n_rows :] = ~np.isin(task.validation.ids, task.train.ids)
     if not out.any():
-        raise DataError(
-            f"fit: '{task.name}' has no image that can be held out without leaving its class without one; add images"
-        )
+        several = np.isin(labels, [c for c, count in counts.items() if count > 1])
+        out[several] = spread_inputs(ids[several], labels[several], 5, seed) == 0
+    if not out.any():
+        raise DataError(f"fit: '{task.name}' has one image of each class, none can be held out to judge; add images")
     return np.where(out, 0, -1)
 
 

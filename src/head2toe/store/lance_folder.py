@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from head2toe.errors import Head2ToeError, StoreDamagedError, StoreError
+from head2toe.files import alone
 from head2toe.store.codec import file_name
 from head2toe.store.view import Dtype, View, tap_from_json, tap_to_json, view_from_json, view_to_json
 from head2toe.taps import Tap
@@ -93,17 +94,12 @@ class Place:
     @contextlib.contextmanager
     def locked(self, key: str) -> Iterator[bool]:
         """Hold the view's lock where the place has locks; whether it is held. The system frees it if we are killed."""
-        try:
-            import fcntl
-        except ImportError:
-            fcntl = None
-        if self.local is None or fcntl is None:
+        if self.local is None:
             yield False
             return
         self.local.mkdir(parents=True, exist_ok=True)
-        with (self.local / f"{key}.lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield True
+        with (self.local / f"{key}.lock").open("w") as file, alone(file) as held:
+            yield held
 
     def touch(self, key: str) -> None:
         """Note that a view was used; a folder that cannot be written keeps its date."""
