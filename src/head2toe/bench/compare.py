@@ -130,7 +130,7 @@ def compare(
     trials = {name: _trial(name, backbone, rounds, opened, target_size, seed) for name in names}
     scores = {name: _score(name, trial, trials["linear"]) for name, trial in trials.items()}
     finetuning = finetuning_cost(backbone, task)
-    n_train = joined(training_splits(task)).n_rows
+    n_train = sum(split.n_rows for split in training_splits(task))
     return Comparison(
         task=task.name,
         backbone=backbone.id,
@@ -194,11 +194,11 @@ def finetuning_cost(backbone: Backbone, task: Task, *, steps: int = STEPS, batch
 
 @dataclass(frozen=True, eq=False)
 class _Trial:
-    """One method over all rounds: which judged rows it got right (n,) bool, its heads and what they took."""
+    """One method over all rounds: which judged rows it got right (n,) bool, its heads, and what the first one took."""
 
     right: np.ndarray
     heads: tuple[Head, ...]
-    journals: tuple[Journal, ...]
+    journal: Journal
 
 
 def _rounds(task: Task, seed: int) -> list[Task]:
@@ -254,12 +254,12 @@ def _trial(
         right.append(logits.argmax(axis=1) == task.test.labels)
         heads.append(head)
         journals.append(journal)
-    return _Trial(np.concatenate(right), tuple(heads), tuple(journals))
+    return _Trial(np.concatenate(right), tuple(heads), journals[0])
 
 
 def _score(name: str, trial: _Trial, probe: _Trial) -> Score:
     ahead = trial.right.astype(np.float64) - probe.right
-    head, journal = trial.heads[0], trial.journals[0]
+    head, journal = trial.heads[0], trial.journal
     return Score(
         method=name,
         accuracy=float(trial.right.mean()),

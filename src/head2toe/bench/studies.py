@@ -187,14 +187,21 @@ def _study(
         except MENDABLE as error:
             yield Failure(Fit(task, backbone_name, f"{name}: {method}", place.seed), reason(error))
             continue
-        result = _result(name, task, backbone_name, method, place, head, journal)
-        result = replace(result, settings=result.settings | {"series": arm.series, "x": arm.x})
+        settings: Settings = head.provenance.settings | {"series": arm.series, "x": arm.x}
+        result = _result(name, task, backbone_name, method, place, head, settings, journal)
         append_result(path, [result])
         yield result
 
 
 def _result(
-    study: str, task: SuiteTask, backbone: str, method: str, place: Place, head: Head, journal: Journal
+    study: str,
+    task: SuiteTask,
+    backbone: str,
+    method: str,
+    place: Place,
+    head: Head,
+    settings: Settings,
+    journal: Journal,
 ) -> Result:
     assert place.task.test is not None, "limited() asks for one"
     assert head.metrics.test_accuracy is not None, "there is a test split"
@@ -212,7 +219,7 @@ def _result(
         n_classes=len(head.classes),
         n_features=head.provenance.n_features,
         n_kept=head.n_kept,
-        settings=_shared(place.conditions, place.suite) | treatment(place.backbone) | head.provenance.settings,
+        settings=_shared(place.conditions, place.suite) | treatment(place.backbone) | settings,
         seconds={phase: round(seconds, 3) for phase, seconds in journal.seconds.items()},
         flops=dict(journal.flops),
         task_bytes=head.n_bytes,

@@ -274,8 +274,8 @@ def _mean_rows(tasks: Sequence[Row], methods: Sequence[str]) -> list[Row]:
 def _mean(kind: Kind, name: str, group: str, samples: Sequence[Sequence[Row]], methods: Sequence[str]) -> Row:
     entries = {}
     for method in methods:
-        found = [[row.entries[method] for row in sample if method in row.entries] for sample in samples]
-        if [len(sample) for sample in found] == [len(sample) for sample in samples]:
+        if all(method in row.entries for sample in samples for row in sample):
+            found = [[row.entries[method] for row in sample] for sample in samples]
             values = [np.array([entry.accuracy for entry in sample]) for sample in found]
             seeds = min(entry.n_seeds for sample in found for entry in sample)
             entries[method] = Entry(float(np.mean([v.mean() for v in values])), interval_of_mean(*values), seeds)

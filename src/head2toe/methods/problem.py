@@ -101,7 +101,7 @@ class Problem:
 
     def table(self, pool: Pool) -> FeatureTable:
         """Features (n, F) of the train and validation rows."""
-        return self._read(pool, [id for split in training_splits(self.task) for id in split.ids])
+        return self._read(pool, [id for split in training_splits(self.task) for id in split.ids], self.tap_names)
 
     def test_table(self, pool: Pool, names: Sequence[str]) -> FeatureTable:
         """Features of the test rows on the named taps."""
@@ -109,10 +109,9 @@ class Problem:
             raise DataError(f"task '{self.task.name}' has no test split; evaluate by cross-validation")
         return self._read(pool, self.task.test.ids, names)
 
-    def _read(self, pool: Pool, ids: Sequence[str], names: Sequence[str] | None = None) -> FeatureTable:
+    def _read(self, pool: Pool, ids: Sequence[str], names: Sequence[str]) -> FeatureTable:
         view = view_of(self.backbone, pool)
-        wanted = self.tap_names if names is None else names
-        return self.store.read(view, list(ids), [tap for tap in self.backbone.taps if tap.name in wanted])
+        return self.store.read(view, list(ids), [tap for tap in self.backbone.taps if tap.name in names])
 
 
 def prepare(
