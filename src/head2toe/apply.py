@@ -14,7 +14,7 @@ import numpy as np
 from head2toe import images
 from head2toe.data.task import Check, joined
 from head2toe.errors import DataError, HeadError
-from head2toe.extract import extract, view_of
+from head2toe.extract import extract, read, stored_as
 from head2toe.extract.copies import copies, how_many
 from head2toe.head import Head, check_fits, softmax
 from head2toe.network import Network
@@ -118,7 +118,7 @@ def stored_logits(
 ) -> np.ndarray:
     """Logits (n, C) float32 of a split's rows; features come from the store, and go there where it lacks them."""
     opened = store if isinstance(store, FeatureStore) else FeatureStore(store or default_location())
-    extract(backbone, [split], opened, head.pools, taps=head.taps, progress=progress)
+    extract(backbone, [split], opened, [stored_as(pool) for pool in head.pools], taps=head.taps, progress=progress)
     return head.logits_of(_read(head, backbone, opened, split))
 
 
@@ -164,9 +164,7 @@ def _check_of(model: Head | Network, backbone: Backbone | None) -> Check:
 
 def _read(head: Head, backbone: Backbone, store: FeatureStore, split: Split) -> FeatureTable:
     tables = [
-        store.read(
-            view_of(backbone, pool), split.ids, [kept.pooled.tap for kept in head.kept if kept.pooled.pool == pool]
-        )
+        read(backbone, pool, store, split.ids, [kept.pooled.tap for kept in head.kept if kept.pooled.pool == pool])
         for pool in head.pools
     ]
     taps = tuple(tap for table in tables for tap in table.taps)

@@ -6,9 +6,13 @@ from typing import get_args
 import numpy as np
 import pytest
 
+from head2toe.apply import stored_logits
 from head2toe.errors import DataError, FeatureError, NotConvergedError
+from head2toe.extract import extract, read, view_of
 from head2toe.methods import method_named, paper
+from head2toe.methods.head2toe import Head2Toe
 from head2toe.methods.paper import FULL, THIN, Grid, Paper, Recipe
+from head2toe.methods.problem import Journal
 from head2toe.solvers import sgd
 from head2toe.store import FeatureStore
 from head2toe.table import scaled
@@ -58,6 +62,23 @@ def test_the_head_is_adam_on_features_scaled_after_selection(network, corners, s
     W, b = sgd.fit(X, problem.labels, n_classes=4, steps=80, lr=0.1)
     assert np.array_equal(head.W, W)
     assert np.array_equal(head.b, b)
+
+
+def test_means_come_from_the_pass_of_whoever_read_deviations_too(network, corners, tmp_path):
+    store = FeatureStore(tmp_path / "store")
+    Head2Toe(64).fit(network, corners, store, progress=False)
+    journal = Journal()
+    head = Paper("all-l2", 64, SMALL).fit(network, corners, store, journal=journal, progress=False)
+    assert journal.extraction is not None
+    assert journal.extraction.computed == 0
+    assert {kept.pooled.pool for kept in head.kept} == {Pool(64)}
+    extract(network, corners.splits, store, [Pool(64)], progress=False)
+    alone = store.read(view_of(network, Pool(64)), corners.train.ids, network.taps)
+    shared = read(network, Pool(64), store, corners.train.ids, network.taps)
+    for a, b in zip(alone.blocks, shared.blocks, strict=True):
+        assert a.shape == b.shape
+        assert np.allclose(a, b, rtol=1e-3, atol=1e-5)
+    assert stored_logits(head, corners.test, network, store, progress=False).shape == (corners.test.n_rows, 4)
 
 
 def test_a_stronger_l1_penalty_makes_smaller_weights(network, corners, store):

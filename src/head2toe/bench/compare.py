@@ -13,7 +13,7 @@ from head2toe.apply import stored_logits
 from head2toe.bench.intervals import Interval, interval_of_mean
 from head2toe.data.task import joined
 from head2toe.errors import DataError
-from head2toe.extract import Extraction, extract
+from head2toe.extract import Extraction, extract, stored_as
 from head2toe.head import Head
 from head2toe.methods import TRAINED, method_named
 from head2toe.methods.finetune import on_last_features
@@ -236,7 +236,7 @@ def _extract_once(
             assert isinstance(method, Frozen), "compare() refuses methods that train a network"
             method.reads(backbone, one)
             fold_of(one, np.concatenate([split.labels for split in training_splits(one)]), method.folds, seed)
-            pools |= dict.fromkeys(method.pools)
+            pools |= dict.fromkeys(map(stored_as, method.pools))
     return extract(backbone, task.splits, store, list(pools))
 
 

@@ -6,14 +6,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from head2toe.data.task import Split, damage_report, find_damaged
 from head2toe.errors import FeatureError
 from head2toe.extract.jobs import Inputs, Job, distinct, plan
 from head2toe.extract.passes import Features, computed
-from head2toe.taps import Pool
+from head2toe.table import FeatureTable
+from head2toe.taps import COARSE, Pool, PooledTap, Tap
 
 if TYPE_CHECKING:
     from head2toe.backbones.core import Backbone
@@ -45,6 +48,24 @@ def view_of(backbone: Backbone, pool: Pool, dtype: Dtype | None = None) -> View:
 
     kept = dtype or ("float32" if backbone.precision == "float32" else "float16")
     return View(fingerprint=backbone.fingerprint, pool=pool, dtype=kept, backbone=backbone.id)
+
+
+def stored_as(pool: Pool) -> Pool:
+    """The pool under which the features of `pool` are kept for every method: with deviations where some read them.
+
+    Means come first, so that a method which reads means alone needs no pass of its own after one that reads both.
+    """
+    return replace(pool, moments=2) if pool.target_size <= COARSE else pool
+
+
+def read(backbone: Backbone, pool: Pool, store: FeatureStore, ids: Sequence[str], taps: Sequence[Tap]) -> FeatureTable:
+    """The features of `taps` under `pool`, (n, length) a tap, from the view that `stored_as` names."""
+    table = store.read(view_of(backbone, stored_as(pool)), ids, taps)
+    if pool == stored_as(pool):
+        return table
+    pooled = tuple(PooledTap(tap, pool) for tap in taps)
+    blocks = (np.ascontiguousarray(block[:, : tap.length]) for tap, block in zip(pooled, table.blocks, strict=True))
+    return FeatureTable(table.ids, pooled, tuple(blocks))
 
 
 def extract(

@@ -10,14 +10,12 @@ from head2toe.errors import BackboneError, DataError
 from head2toe.head import Head
 from head2toe.methods.outcome import Outcome, head_of
 from head2toe.methods.problem import Journal, Problem, prepare
-from head2toe.taps import Moments, Pool
+from head2toe.taps import COARSE, Moments, Pool
 
 if TYPE_CHECKING:
     from head2toe.backbones.core import Backbone
     from head2toe.data import Task
     from head2toe.store import FeatureStore
-
-_COARSE = 512
 
 
 @runtime_checkable
@@ -66,13 +64,12 @@ def fit(
 def pools_of(target_size: int | Sequence[int], moments: Moments | None = None) -> tuple[Pool, ...]:
     """The pools of one or several target sizes, from the smallest to the largest; DataError for none.
 
-    Unless `moments` says so, deviations stand beside means up to target size 512: where cells are small, they add bytes
-    and no accuracy.
+    Unless `moments` says so, deviations stand beside means up to `COARSE`.
     """
     sizes = {target_size} if isinstance(target_size, int) else set(target_size)
     if not sizes:
         raise DataError("fit: give at least one target size")
-    return tuple(Pool(size, moments=moments or (2 if size <= _COARSE else 1)) for size in sorted(sizes))
+    return tuple(Pool(size, moments=moments or (2 if size <= COARSE else 1)) for size in sorted(sizes))
 
 
 def last_features(backbone: Backbone, *names: str) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from head2toe.errors import DataError
-from head2toe.extract import Extraction, extract, view_of
+from head2toe.extract import Extraction, extract, read, stored_as
 from head2toe.solvers.threads import side_by_side
 from head2toe.solvers.work import counted
 from head2toe.store import FeatureStore, default_location
@@ -110,8 +110,7 @@ class Problem:
         return self._read(pool, self.task.test.ids, names)
 
     def _read(self, pool: Pool, ids: Sequence[str], names: Sequence[str]) -> FeatureTable:
-        view = view_of(self.backbone, pool)
-        return self.store.read(view, list(ids), [tap for tap in self.backbone.taps if tap.name in names])
+        return read(self.backbone, pool, self.store, ids, [tap for tap in self.backbone.taps if tap.name in names])
 
 
 def prepare(
@@ -139,7 +138,8 @@ def prepare(
     splits = [*training_splits(task), *([task.test] if task.test is not None else [])]
     journal = journal or Journal()
     with journal.phase("extract"):
-        done = journal.extraction = extract(backbone, splits, opened, list(pools), taps=names, progress=progress)
+        stored = [stored_as(pool) for pool in pools]
+        done = journal.extraction = extract(backbone, splits, opened, stored, taps=names, progress=progress)
     if task.test is not None and done.computed:  # what is only measured on is no cost of the head
         tested = done.seconds * done.of_splits[-1] / done.computed
         journal.seconds["extract"] -= tested
