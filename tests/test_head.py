@@ -226,3 +226,38 @@ def test_no_inputs_have_no_labels_and_a_module_must_be_given(head, network):
     assert head.predict_proba([], network).shape == (0, 3)
     with pytest.raises(HeadError, match="give backbone="):
         head.predict([])
+
+
+def test_a_link_stays_and_what_it_points_to_is_replaced(head, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    head.save_pretrained(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert load_head(tmp_path / "disk").classes == head.classes
+
+
+def test_a_folder_that_cannot_be_replaced_is_refused_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(HeadError, match="choose a new folder within it"):
+        check_target(Path())
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"scaling": "bogus"}, {"precision": "x"}, {"dtype": "foo"}, {"dtype": None}, {"classes": "xyz"},
+        {"backbone": 5}, {"fingerprint": None}, {"preprocessing": []},
+    ],
+)  # fmt: skip
+def test_values_that_no_head_has_are_damage(head, tmp_path, changed):
+    folder = head.save_pretrained(tmp_path / "head")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changed))
+    with pytest.raises(HeadError, match="is damaged"):
+        load_head(folder)
+
+
+def test_weights_that_are_no_numbers_are_damage(head, tmp_path):
+    folder = replace(head, W=np.full_like(head.W, np.nan)).save_pretrained(tmp_path / "head")
+    with pytest.raises(HeadError, match="NaN"):
+        load_head(folder)

@@ -6,7 +6,9 @@ import pytest
 
 from head2toe.apply import evaluate_on
 from head2toe.backbones import load_backbone
-from head2toe.errors import HeadError
+from head2toe.data.sources import Memory
+from head2toe.data.task import Split
+from head2toe.errors import DataError, HeadError
 from head2toe.head import Head, KeptTap, Metrics, Provenance, load_head
 from head2toe.methods.finetune import on_last_features
 from head2toe.network import Network, Tapped, load_model, load_network
@@ -90,6 +92,13 @@ def test_weights_of_another_architecture_are_refused(trained, network):
         fresh.load_tensors(tensors | {"bodies.0.4.bias": np.zeros(5, np.float32)})
     with pytest.raises(HeadError, match="do not fit"):
         fresh.load_tensors(tensors | {"classifier.bias": np.zeros(7, np.float32)})
+
+
+def test_all_unreadable_pictures_are_named_before_any_is_labelled(trained, corners):
+    source = Memory((b"no picture", *(corners.test.source[i] for i in range(2)), b"nor this"), "test")
+    test = Split(("a", *corners.test.ids[:2], "b"), corners.test.labels[:4], source)
+    with pytest.raises(DataError, match="2 of 4 inputs"):
+        evaluate_on(trained, replace(corners, test=test))
 
 
 @pytest.mark.parametrize("file", ["config.json", "network.safetensors"])

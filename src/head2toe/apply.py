@@ -100,6 +100,10 @@ def evaluate_on(
         raise HeadError(f"evaluate: the head does not know the class '{unknown[0]}'; it knows {list(head.classes)}")
     number = np.array([head.classes.index(name) for name in task.classes])
     if isinstance(head, Network):
+        from head2toe.data import damage_report, find_damaged
+
+        if damaged := find_damaged(split.source, range(split.n_rows), head.model.backbone.check):
+            raise damage_report("evaluate", damaged, split.n_rows)
         return evaluation(name, head.logits_of(split.source), number[split.labels], head.classes)
     network = backbone or head.load_backbone(device, trust_remote_code=trust_remote_code)
     check_fits(head, network.fingerprint, network.id)

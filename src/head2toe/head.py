@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, get_args
 
 import numpy as np
 
@@ -179,7 +179,7 @@ def write_folder(
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    target = Path(folder)
+    target = Path(folder).resolve()  # what a link points to is replaced, not the link
     check_target(target)
     try:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
@@ -198,11 +198,14 @@ def write_folder(
                 raise
     except (OSError, SafetensorError) as error:
         raise HeadError(f"save: {target} cannot be written ({error}); free space or choose another folder") from error
-    return target
+    return Path(folder)
 
 
 def check_target(folder: Path) -> None:
     """Raise HeadError before any work where `save` would have to refuse; makes the folder that `folder` will lie in."""
+    folder = folder.resolve()
+    if folder == Path.cwd() or folder.is_mount():
+        raise HeadError(f"save: {folder} cannot be replaced where it stands; choose a new folder within it")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder.parent).close()
@@ -375,7 +378,24 @@ def kept_of(described: Sequence[dict], tensors: Mapping[str, np.ndarray]) -> tup
     return tuple(kept)
 
 
+def check_config(config: dict, tensors: dict[str, np.ndarray]) -> None:
+    """ValueError for values that no saved model has: they would be told late, or mean something else."""
+    for name, accepted in (("scaling", get_args(Scaling)), ("precision", get_args(Precision))):
+        if config[name] not in accepted:
+            raise ValueError(f"{name} should be one of {', '.join(accepted)}, got {config[name]!r}")
+    if not (isinstance(config["classes"], list) and all(isinstance(one, str) for one in config["classes"])):
+        raise ValueError(f"classes should be a list of names, got {config['classes']!r}")
+    for name, kind in (("backbone", str), ("fingerprint", str), ("preprocessing", dict)):
+        if name in config and not isinstance(config[name], kind):
+            raise ValueError(f"{name} should be of type {kind.__name__}, got {config[name]!r}")
+    if unfinite := [name for name, one in tensors.items() if not np.isfinite(one).all()]:
+        raise ValueError(f"tensor '{unfinite[0]}' holds NaN or infinite numbers")
+
+
 def _from_config(config: dict, tensors: dict[str, np.ndarray]) -> Head:
+    check_config(config, tensors)
+    if config["dtype"] not in ("float16", "float32"):
+        raise ValueError(f"dtype should be float16 or float32, got {config['dtype']!r}")
     kept = kept_of(config["kept"], tensors)
     W, b = tensors["W"], tensors["b"]
     if W.shape != (sum(len(k.columns) for k in kept), len(config["classes"])) or b.shape != W.shape[1:]:

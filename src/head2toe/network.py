@@ -28,6 +28,7 @@ from head2toe.head import (
     KeptTap,
     Metrics,
     Provenance,
+    check_config,
     columns_of,
     describe_kept,
     described,
@@ -248,6 +249,7 @@ def _config(network: Network) -> dict[str, object]:
 def _from_config(
     config: dict, tensors: dict[str, np.ndarray], *, backbone: Backbone | None, rebuilt: Callable[[dict], Backbone]
 ) -> Network:
+    check_config(config, tensors)
     kept = kept_of(config["kept"], tensors)
     b = tensors["classifier.bias"]
     if len(config["classes"]) != len(b):

@@ -160,7 +160,7 @@ class Pool:
         rest = output[:, skipped:].float()
         if mask is not None:
             if cells > 1:
-                raise FeatureError(f"tap '{tap.name}': tokens with padding pool to one mean; use target_size=0")
+                raise FeatureError(f"tap '{tap.name}': tokens with padding pool to one mean; use --target-size 0")
             pooled = _of_real_tokens(rest, mask[:, skipped:, None].float(), moments)
             return torch.cat((head, pooled), 1)
         if cells == 1:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from head2toe.backbones import load_backbone
 from head2toe.backbones.core import Backbone
 from head2toe.cli import app
-from head2toe.data import task_from_arrays
+from head2toe.data import load_task, task_from_arrays
 from head2toe.errors import BackboneError, DataError
 from head2toe.extract import extract
 from head2toe.methods.scratch import untrained
@@ -170,6 +170,24 @@ def test_wav_files_are_read_at_their_rate_only(folder):
     np.testing.assert_allclose(backbone.preprocess(good), expected, atol=1e-6)
     with pytest.raises(DataError, match="resample"):
         backbone.preprocess(bad)
+    with pytest.raises(DataError, match="cut short"):
+        backbone.check(good[:-1])
+
+
+def test_bytes_that_are_no_text_are_told(folder):
+    backbone = load(folder, "bert")
+    backbone.check("gr\u00fcn".encode())
+    with pytest.raises(DataError, match="UTF-8"):
+        backbone.check("gr\u00fcn".encode("latin-1"))
+
+
+def test_sounds_are_not_taken_for_damaged_pictures(tmp_path):
+    lines = ["path,label"]
+    for i in range(4):
+        (tmp_path / f"{i}.wav").write_bytes(wav(np.full(100, i, "<i2"), 16000))
+        lines.append(f"{i}.wav,{i % 2}")
+    (tmp_path / "a.csv").write_text("\n".join(lines) + "\n")
+    assert load_task(tmp_path / "a.csv", skip_bad=True).train.n_rows == 4
 
 
 def wav(samples: np.ndarray, rate: int) -> bytes:

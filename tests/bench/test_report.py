@@ -223,6 +223,14 @@ def test_names_of_users_are_text(folder):
     assert "<script>x" not in render(page_of(folder))
 
 
+def test_a_dollar_is_no_formula(tmp_path):
+    names = {"far": "$\\frac$", "near": "us$ to eu$", "middle": "a b;c"}
+    write(tmp_path, [replace(one, task=names[one.task]) for one in results()])
+    text = render(page_of(tmp_path))
+    assert "us$ to eu$" in text
+    assert "--tasks &#39;" in text
+
+
 def test_a_folder_without_results_is_refused(tmp_path):
     with pytest.raises(DataError, match="head2toe bench"):
         write_report(tmp_path)

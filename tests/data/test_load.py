@@ -203,6 +203,32 @@ def test_a_declared_class_without_images_is_left_out(tmp_path):
     assert task.train.labels.tolist() == [1, 0]
 
 
+def test_every_parquet_file_has_class_numbers_of_its_own(tmp_path):
+    for split in LABELS:
+        write_parquet(tmp_path / f"{split}.parquet", split)
+    table = pq.read_table(tmp_path / "test.parquet")
+    features = {"label": {"_type": "ClassLabel", "names": list(reversed(CLASSES))}}
+    turned = table.set_column(1, "label", pa.array([2 - label for label in LABELS["test"]]))
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    pq.write_table(turned.replace_schema_metadata(metadata), tmp_path / "test.parquet")
+    task = load_task(tmp_path)
+    assert task.classes == CLASSES
+    assert task.test.labels.tolist() == list(LABELS["test"])
+
+
+def test_a_shard_without_labels_is_named(tmp_path):
+    write_parquet(tmp_path / "train-00000-of-00002.parquet", "train")
+    pq.write_table(pa.table({"image": pictures("test")}), tmp_path / "train-00001-of-00002.parquet")
+    with pytest.raises(DataError, match=r"train-00001-of-00002\.parquet needs a column 'label'"):
+        load_task(tmp_path)
+
+
+def test_a_name_that_no_file_can_have_is_named(tmp_path):
+    (tmp_path / "a.csv").write_text("path,label\na\0b.png,ant\nc.png,bee\n")
+    with pytest.raises(DataError, match="cannot be"):
+        load_task(tmp_path / "a.csv")
+
+
 def test_a_parquet_file_that_changes_is_noticed(tmp_path):
     path = as_parquet_file(tmp_path)
     task = load_task(path)

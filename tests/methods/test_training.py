@@ -450,6 +450,30 @@ def test_what_judges_is_never_in_what_is_judged(corners):
     assert len(np.unique(judging.train.labels)) == 4
 
 
+def test_a_training_that_is_not_saved_yet_can_be_had_again(network, corners, store, monkeypatch):
+    method, journal = FineTune(SHORT), Journal(forgets=False)
+    first = method.fit(network, corners, store, journal=journal)
+    monkeypatch.setattr(loop, "_step", lambda *of: pytest.fail("a step was made again"))
+    monkeypatch.setattr(choice, "step_flops", lambda *of: 1)
+    assert alike(first, method.fit(network, corners, store, journal=Journal(forgets=False)))
+    journal.forget()
+    assert not store.with_name(f"{store.name}-training").exists()
+
+
+def test_what_is_damaged_of_a_checkpoint_is_done_again(network, tmp_path):
+    left = Checkpoint(tmp_path)
+    left.finish("one", 0.5)
+    (tmp_path / "runs.json").write_text('{"one"')
+    assert left.finished() == {}
+    model = on_last_features(network, 4)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    left.save("two", 3, model, optimizer)
+    assert left.load("two", model, optimizer) == 3
+    (path,) = tmp_path.glob("*.safetensors")
+    path.write_bytes(path.read_bytes()[:100])
+    assert left.load("two", model, optimizer) == 0
+
+
 def test_nothing_of_a_training_stays(network, corners, store):
     FineTune(SHORT).fit(network, corners, store)
     assert not store.with_name(f"{store.name}-training").exists()

@@ -31,6 +31,11 @@ class Tokens:
         """Raise DataError for what is no text."""
         if isinstance(encoded, np.ndarray):
             raise DataError(f"tokens: expected text, got an array {encoded.shape}")
+        if isinstance(encoded, bytes):
+            try:
+                encoded.decode()
+            except UnicodeDecodeError as error:
+                raise DataError(f"tokens: expected text in UTF-8: {error}") from error
 
     def __call__(self, encoded: bytes | np.ndarray | str, /) -> np.ndarray:
         self.check(encoded)
@@ -130,6 +135,8 @@ class Features:
             raise DataError(
                 f"sound: expected 16-bit WAV at {self.rate} Hz, got {8 * width}-bit at {found} Hz; resample it"
             )
+        if len(frames) % (width * channels):
+            raise DataError(f"sound: the WAV file is cut short: {len(frames)} bytes of {width * channels} a sample")
         return np.frombuffer(frames, "<i2").reshape(-1, channels).mean(1).astype(np.float32) / 32768.0
 
 

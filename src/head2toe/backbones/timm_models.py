@@ -124,7 +124,7 @@ def _pixels(module: nn.Module, options: Options) -> ImagePreprocess:
 
 
 def _resized(pixels: ImagePreprocess, options: Options, crop_pct: float) -> ImagePreprocess:
-    size = (options.image_size, options.image_size) if options.image_size else pixels.size
+    size = (options.image_size, options.image_size) if options.image_size is not None else pixels.size
     return replace(pixels, size=size, resize=options.resize, crop_pct=crop_pct if options.resize == "crop" else 1.0)
 
 

@@ -47,6 +47,6 @@ def _pixels(transform: object, options: Options) -> ImagePreprocess:
     side, resized = transform.crop_size[0], transform.resize_size[0]
     mode = cast(Interpolation, transform.interpolation.value)
     pixels = ImagePreprocess((side, side), tuple(transform.mean), tuple(transform.std), mode, options.resize)
-    if options.image_size:
+    if options.image_size is not None:
         pixels = replace(pixels, size=(options.image_size, options.image_size))
     return replace(pixels, crop_pct=side / resized) if options.resize == "crop" else pixels

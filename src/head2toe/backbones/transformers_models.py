@@ -137,7 +137,7 @@ def _pixels(source: str, module: PreTrainedModel, options: Options) -> ImagePrep
     mean, std = _statistics(values)
     resample = _RESAMPLING.get(int(cast(int, values.get("resample") or 3)), "bicubic")
     pixels = ImagePreprocess((side, side), mean, std, resample, options.resize)
-    if options.image_size:
+    if options.image_size is not None:
         pixels = replace(pixels, size=(options.image_size, options.image_size))
     return replace(pixels, crop_pct=min(1.0, side / resized)) if options.resize == "crop" else pixels
 

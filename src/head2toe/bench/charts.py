@@ -219,7 +219,7 @@ def _drawing(height: float, width: float = WIDTH) -> Iterator[Figure]:
         "axes.edgecolor": FAINT, "axes.labelcolor": INK, "xtick.color": FAINT, "ytick.color": FAINT,
         "xtick.labelcolor": INK, "ytick.labelcolor": INK, "axes.spines.top": False, "axes.spines.right": False,
         "axes.grid": True, "grid.color": FAINT, "grid.linewidth": 0.5, "axes.axisbelow": True, "axes.facecolor": "none",
-        "legend.fontsize": 8, "xtick.major.size": 0, "ytick.major.size": 0,
+        "legend.fontsize": 8, "xtick.major.size": 0, "ytick.major.size": 0, "text.parse_math": False,
     }):  # fmt: skip
         yield Figure((width, height), layout="constrained")
 

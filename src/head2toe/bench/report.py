@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -268,9 +269,9 @@ def _unit(result: Result) -> str:
 
 def _command(kind: str, suite: str, given: str, results: Sequence[Result]) -> str:
     def listed(values: Iterable[object]) -> str:
-        return ",".join(dict.fromkeys(map(str, values)))
+        return shlex.quote(",".join(dict.fromkeys(map(str, values))))
 
-    backbone = backbone_option(results[0])
+    backbone = shlex.quote(backbone_option(results[0]))
     units = listed(map(_unit, results))
     if kind == "study":
         words = [units.replace(",", " "), "--root ROOT", f"--backbone {backbone}"]

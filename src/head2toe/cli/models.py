@@ -99,7 +99,7 @@ def fit(
     chosen = method_named(
         method, target_sizes=target_size, keep=keep, folds=folds, seed=seed, lrs=lr, steps=steps, criterion=criterion
     )
-    task, journal = labelled(data, skip_bad), Journal()
+    task, journal = labelled(data, skip_bad), Journal(forgets=False)
     with journal.phase("load"):
         loaded = load_backbone(
             backbone,
@@ -112,6 +112,7 @@ def fit(
         )
     head = chosen.fit(loaded, task, store, journal=journal)
     head.save_pretrained(out)
+    journal.forget()
     report = present.fit_report(head, loaded, journal)
     if as_json:
         typer.echo(json.dumps(asdict(report)))

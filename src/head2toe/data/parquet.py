@@ -34,19 +34,22 @@ def read_parquet(files: dict[str, list[Path]]) -> tuple[dict[str, Rows], list[st
     Names come from the ClassLabel of the Hugging Face metadata, then from `classes` in an `info.json` beside the file.
     """
     names = _declared(next(files[split] for split in SPLITS if split in files)[0])
-    rows = {split: _rows(paths, names) for split, paths in files.items()}
+    rows = {split: _rows(paths) for split, paths in files.items()}
     return rows, names or _numeric_order(rows)
 
 
-def _rows(paths: list[Path], names: list[str] | None) -> Rows:
+def _rows(paths: list[Path]) -> Rows:
+    """The rows of a split's files; a number is a class's place among the names that its own file declares."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = {name for path in paths for name in _schema(path).names}
-    column = next((name for name in INPUTS if name in columns), None)
-    if column is None or "label" not in columns:
-        has = ", ".join(sorted(columns))
-        raise DataError(f"load: {paths[0]} needs a column 'label' and one of {', '.join(INPUTS)}; it has {has}")
+    column = next((name for name in INPUTS if name in _schema(paths[0]).names), None)
+    for path in paths:
+        has = _schema(path).names
+        if column not in has or "label" not in has:
+            needed = column or f"one of {', '.join(INPUTS)}"
+            raise DataError(f"load: {path} needs a column 'label' and {needed}; it has {', '.join(sorted(has))}")
+    assert column is not None, "no file lacks it"
     _check_type(paths[0], column, _schema(paths[0]).field(column).type)
     labels: list[str] = []
     for path in paths:
@@ -54,6 +57,7 @@ def _rows(paths: list[Path], names: list[str] | None) -> Rows:
             values = pq.ParquetFile(path).read(["label"]).column("label").to_pylist()  # read_table imports pandas
         except (OSError, pa.ArrowInvalid) as error:
             raise DataError(f"load: the labels of {path} cannot be read: {error}") from error
+        names = _declared(path)
         labels += [_label(path, row, value, names) for row, value in enumerate(values)]
     return Rows(parquet_rows(paths, column), labels)
 
@@ -83,7 +87,7 @@ def _check_type(path: Path, column: str, kind: pa.DataType) -> None:
 
 
 def _label(path: Path, row: int, value: object, names: Sequence[str] | None) -> str:
-    if value is None or value == "" or (isinstance(value, int) and value < 0):
+    if value is None or value == "" or value != value or (isinstance(value, int) and value < 0):  # NaN is not itself
         raise DataError(f"load: row {row} of {path} has no label; remove it")
     if isinstance(value, str) or names is None:
         return str(value)
@@ -95,8 +99,11 @@ def _label(path: Path, row: int, value: object, names: Sequence[str] | None) -> 
 
 
 def _declared(path: Path) -> list[str] | None:
-    metadata = json.loads((_schema(path).metadata or {}).get(b"huggingface", b"{}"))
-    names = metadata.get("info", {}).get("features", {}).get("label", {}).get("names")
+    try:
+        metadata = json.loads((_schema(path).metadata or {}).get(b"huggingface", b"{}"))
+        names = metadata.get("info", {}).get("features", {}).get("label", {}).get("names")
+    except (ValueError, AttributeError) as error:
+        raise DataError(f"load: the Hugging Face metadata of {path} cannot be read: {error}") from error
     info = path.with_name("info.json")
     if names is None and info.is_file():
         try:

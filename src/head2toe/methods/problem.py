@@ -33,13 +33,16 @@ class Journal:
 
     Operations of "extract" are those of the task on its own: every distinct training image once, in the store or not.
     Of one pass over training and test images, "extract_test" are the seconds of the latter, by their number.
-    `test_logits` (n, C) are what a network that was trained whole says of the test split.
+    `test_logits` (n, C) are what a network that was trained whole says of the test split. With `forgets` false a
+    training that has ended can be continued from its last step until `forget` is called: once its network is saved.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
     flops: dict[str, int] = field(default_factory=dict)
     extraction: Extraction | None = None
     test_logits: np.ndarray | None = None
+    forgets: bool = True
+    forget: Callable[[], None] = lambda: None
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
@@ -62,9 +62,12 @@ class Checkpoint:
         path = self._state(run)
         if not path.exists():
             return 0
-        with safe_open(path, "pt") as file:
-            saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
-            step = int(file.metadata()["step"])
+        try:
+            with safe_open(path, "pt") as file:
+                saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
+                step = int(file.metadata()["step"])
+        except SafetensorError:  # damaged: the run begins anew
+            return 0
         model.load_state_dict({k.removeprefix(_MODEL): v for k, v in saved.items() if k.startswith(_MODEL)})
         parameters = list(model.parameters())
         for name, tensor in saved.items():
@@ -99,7 +102,11 @@ def checkpoint_beside(store: FeatureStore | str | Path | None, what: Sequence[ob
 
 
 def _read(path: Path) -> dict[str, float]:
-    return json.loads(path.read_text()) if path.exists() else {}
+    """The numbers of a file; none where it is not there or damaged, so that what they spared is done again."""
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
 
 
 def _write(path: Path, numbers: dict[str, float]) -> None:

@@ -79,9 +79,9 @@ def fit_network(
     """Choose a run on the rows that are not held out, then repeat it on all of them, from `start`.
 
     `settings` tell this fit from others, so that a killed one is continued. The journal gets the seconds and the
-    counted operations of all training steps, those of the choice and of a killed process too, and the test split's
-    logits. Every input, the test split's too, is checked before the first step. Raises DataError for unreadable ones,
-    NotConvergedError where every run failed.
+    counted operations of all training steps, those of the choice and of a killed process too, the test split's logits
+    and, where it does not forget, what ends the checkpoint. Every input, the test split's too, is checked before the
+    first step. Raises DataError for unreadable ones, NotConvergedError where every run failed.
     """
     splits = training_splits(task)
     labels, held_out = np.concatenate([split.labels for split in splits]), held_out_rows(task, training.seed)
@@ -117,7 +117,10 @@ def fit_network(
         journal.test_logits = network.logits_of(task.test.source)
         right = float((journal.test_logits.argmax(axis=1) == task.test.labels).mean())
         network = replace(network, metrics=replace(network.metrics, test_accuracy=right))
-    checkpoint.remove()
+    if journal.forgets:
+        checkpoint.remove()
+    else:
+        journal.forget = checkpoint.remove
     return network
 
 
@@ -165,7 +168,8 @@ def _trained(work: _Work, start: Tapped, run: Run, chosen: np.ndarray, name: str
 def _digest(start: Tapped) -> str:
     """What tells one start from another: the columns that it reads, and the layer on them."""
     digest = hashlib.sha256(repr([one.pooled for one in start.kept]).encode())
-    for array in (*(one.columns for one in start.kept), start.classifier.weight.detach().cpu().numpy()):
+    layer = (parameter.detach().cpu().numpy() for parameter in start.classifier.parameters())
+    for array in (*(one.columns for one in start.kept), *layer):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 

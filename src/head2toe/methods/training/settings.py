@@ -62,4 +62,4 @@ class Run:
     augment: Augment
 
     def __str__(self) -> str:
-        return f"lr {self.lr:g}, {self.steps} steps, augmentation {self.augment}"
+        return f"lr {self.lr!r}, {self.steps} steps, augmentation {self.augment}"
