@@ -87,8 +87,18 @@ def test_padding_stays_out_of_the_mean():
     out = Pool(0)(x, tap, mask=torch.tensor([[True, True, False]]))
     assert out.tolist() == [[2.0, 3.0]]
     assert Pool(0, moments=2)(x, tap, torch.tensor([[True, True, False]])).tolist() == [[2.0, 3.0, 1.0, 1.0]]
-    with pytest.raises(FeatureError, match="padding"):
+    with pytest.raises(FeatureError, match="padded"):
         Pool(6)(x, tap, mask=torch.tensor([[True, True, False]]))
+
+
+@pytest.mark.parametrize("rule", ["paper", "grid"])
+@pytest.mark.parametrize("target_size", [0, 2, 6, 4096])
+def test_padded_tokens_are_one_mean_at_every_target_size(target_size, rule):
+    tap, mask = Tap("t", (3, 2), "NLC", padded=True), torch.tensor([[True, True, False]])
+    x = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [99.0, 99.0]]])
+    pool = Pool(target_size, rule, moments=2)
+    assert pool(x, tap, mask).tolist() == [[2.0, 3.0, 1.0, 1.0]]
+    assert pool.length(tap) == 4
 
 
 def test_float16_maps_are_pooled_in_float32():

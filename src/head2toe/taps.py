@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from head2toe.errors import FeatureError
@@ -29,13 +29,15 @@ class Tap:
     """A named intermediate output of a network.
 
     `shape` is one image's output without the batch axis, in the order of `layout`; the first `prefix_tokens` tokens of
-    an `NLC` output are class or register tokens.
+    an `NLC` output are class or register tokens. Of a `padded` one, text or sound, each input fills a part: its tokens
+    pool to one mean at every target size, since windows over padding would mean something else in every row.
     """
 
     name: str
     shape: tuple[int, ...]
     layout: Layout
     prefix_tokens: int = 0
+    padded: bool = field(default=False, compare=False)  # what was stored before it was told is the same
 
     def __post_init__(self) -> None:
         if len(self.shape) != len(self.layout) - 1:
@@ -78,7 +80,7 @@ class Pool:
             return tap.shape[0]
         if tap.layout == "NLC":
             whole, pooled = self._token_split(tap)
-            cells = self._token_cells(pooled, tap.channels)
+            cells = self._token_cells(pooled, tap)
             return (whole + cells * self._numbers(cells, pooled)) * tap.channels
         (height, width), channels = _height_width(tap), tap.channels
         rows, columns = self._map_cells(height, width, channels)
@@ -87,8 +89,8 @@ class Pool:
     def __call__(self, output: Tensor, tap: Tap, mask: Tensor | None = None) -> Tensor:
         """Pool a batch of outputs (n, *tap.shape) to (n, length) float32; `mask` (n, L) marks the real tokens.
 
-        Cells come first and channels last, as in the published flattening. Masked tokens do not enter a mean; a mask
-        needs one cell per sentence, because windows over padding would mean something else in every row.
+        Cells come first and channels last, as in the published flattening. Masked tokens do not enter a mean; only the
+        tokens of a `padded` tap, which have one cell, can have a mask.
         """
         if tap.layout == "NC":
             return output.float().clone()  # the network may go on to write into its own output
@@ -149,9 +151,9 @@ class Pool:
         head = output[:, :whole].float().flatten(1)
         if length == 0:
             return head
-        cells = self._token_cells(length, tap.channels)
+        cells = self._token_cells(length, tap)
         moments, skipped = self._numbers(cells, length), tap.shape[0] - length
-        spans = _spans(length, cells, self._token_window(length, tap.channels))
+        spans = _spans(length, cells, self._token_window(length, tap))
         if mask is None and _suits_cells(output[:, None]):
             from head2toe.cells import cell_moments
 
@@ -160,11 +162,11 @@ class Pool:
         rest = output[:, skipped:].float()
         if mask is not None:
             if cells > 1:
-                raise FeatureError(f"tap '{tap.name}': tokens with padding pool to one mean; use --target-size 0")
+                raise FeatureError(f"tap '{tap.name}': tokens with a mask pool to one mean; the tap should be padded")
             pooled = _of_real_tokens(rest, mask[:, skipped:, None].float(), moments)
             return torch.cat((head, pooled), 1)
         if cells == 1:
-            pooled = rest.mean(1) if self._token_window(length, tap.channels) is None else self._windowed(rest, tap)
+            pooled = rest.mean(1) if self._token_window(length, tap) is None else self._windowed(rest, tap)
         elif self.rule == "grid":
             pooled = functional.adaptive_avg_pool1d(rest.transpose(1, 2), cells).transpose(1, 2).flatten(1)
         else:
@@ -176,7 +178,7 @@ class Pool:
     def _windowed(self, rest: Tensor, tap: Tap) -> Tensor:
         from torch.nn import functional
 
-        window = self._token_window(rest.shape[1], tap.channels)
+        window = self._token_window(rest.shape[1], tap)
         assert window is not None
         return functional.avg_pool1d(rest.transpose(1, 2), window, window).transpose(1, 2).flatten(1)
 
@@ -187,17 +189,17 @@ class Pool:
             return 0, length
         return (1, 0) if self.class_token == "only_cls" else (1, length - prefix)
 
-    def _token_window(self, length: int, channels: int) -> int | None:
-        if self.rule == "grid" or self.target_size == 0 or channels >= self.target_size:
+    def _token_window(self, length: int, tap: Tap) -> int | None:
+        if tap.padded or self.rule == "grid" or self.target_size == 0 or tap.channels >= self.target_size:
             return None
-        return length // (self.target_size // channels) or None
+        return length // (self.target_size // tap.channels) or None
 
-    def _token_cells(self, length: int, channels: int) -> int:
+    def _token_cells(self, length: int, tap: Tap) -> int:
         if length == 0:
             return 0
         if self.rule == "grid":
-            return max(1, min(length, self.target_size // channels))
-        window = self._token_window(length, channels)
+            return 1 if tap.padded else max(1, min(length, self.target_size // tap.channels))
+        window = self._token_window(length, tap)
         return length // window if window else 1
 
 

@@ -16,6 +16,7 @@ from head2toe.cli import app
 from head2toe.data import load_task, task_from_arrays
 from head2toe.errors import BackboneError, DataError
 from head2toe.extract import extract
+from head2toe.methods import method_named
 from head2toe.methods.scratch import untrained
 from head2toe.store import FeatureStore
 from head2toe.taps import Pool
@@ -131,6 +132,17 @@ def test_padding_does_not_reach_the_features_of_text(folder, name):
     for tap in alone:
         torch.testing.assert_close(alone[tap][0], together[tap][0], rtol=1e-4, atol=1e-5)
     assert not torch.allclose(together[backbone.prelogits][0], together[backbone.prelogits][1])
+
+
+def test_text_has_one_mean_a_tap_at_the_default_target_sizes(folder, tmp_path):
+    backbone = load(folder, "bert")
+    texts = ["a cat", "the dog sat on the mat", "cat cat cat", "dog", "a dog", "the cat on the mat"]
+    task = task_from_arrays(texts, [0, 1] * 3)
+    sizes = method_named("head2toe").target_size
+    head = method_named("head2toe", folds=3).fit(backbone, task, FeatureStore(tmp_path / "store"), progress=False)
+    assert sizes == (512, 4096)
+    assert {tap.padded for tap in backbone.taps if tap.layout == "NLC"} == {True}
+    assert head.predict_proba(texts, backbone).shape == (6, 2)
 
 
 def test_text_longer_than_the_network_is_cut(folder):

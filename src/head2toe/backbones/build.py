@@ -13,11 +13,12 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from head2toe.backbones.core import Backbone, Batch, Feed, Network, Precision, Preprocess, Run, call_module, pack
 from head2toe.backbones.probe import BATCH, Site, find_sites
 from head2toe.errors import BackboneError
+from head2toe.taps import Tap
 
 # raise one when a tap's name, shape or values change for the same network in that precision
 TAP_FORMATS: Mapping[Precision, int] = {"float32": 3, "bfloat16": 2, "float16": 2}
@@ -67,6 +68,8 @@ def build(
         _lay_out(module, torch.contiguous_format)
         run = _contiguous(run)
         sites = found()
+    if batch.mask is not None:
+        sites = tuple(replace(site, tap=_padded(site.tap, batch.mask)) for site in sites)
     return Backbone(
         id=name,
         taps=tuple(site.tap for site in sites),
@@ -77,6 +80,10 @@ def build(
         n_bytes=4 * sum(tensor.numel() for tensor in module.state_dict().values()),
         networks=(Network(module, feed, run, sites),),
     )
+
+
+def _padded(tap: Tap, mask: Tensor) -> Tap:
+    return replace(tap, padded=tap.layout == "NLC" and tap.shape[0] == mask.shape[1])
 
 
 def side_by_side(backbones: tuple[Backbone, ...]) -> Backbone:

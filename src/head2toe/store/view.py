@@ -126,4 +126,4 @@ def tap_to_json(tap: Tap) -> str:
 
 def tap_from_json(text: str) -> Tap:
     fields = json.loads(text)
-    return Tap(fields["name"], tuple(fields["shape"]), fields["layout"], fields["prefix_tokens"])
+    return Tap(**(fields | {"shape": tuple(fields["shape"])}))
