@@ -17,7 +17,7 @@ from head2toe.errors import BackboneError, DataError, NotConvergedError
 from head2toe.gather import pooled
 from head2toe.head import KeptTap, softmax
 from head2toe.images import ImagePreprocess
-from head2toe.methods.finetune import FineTune, on_last_features
+from head2toe.methods.finetune import FineTune, is_folded, on_last_features
 from head2toe.methods.head2toe import Head2Toe
 from head2toe.methods.head2toe_ft import Head2ToeFT, _judging
 from head2toe.methods.linear import Linear
@@ -472,6 +472,37 @@ def test_what_is_damaged_of_a_checkpoint_is_done_again(network, tmp_path):
     (path,) = tmp_path.glob("*.safetensors")
     path.write_bytes(path.read_bytes()[:100])
     assert left.load("two", model, optimizer) == 0
+
+
+def folded(depth: int) -> nn.Sequential:
+    """A network whose normalisations only add, as after a conversion from weights made for inference."""
+    torch.manual_seed(0)
+    parts = []
+    for channels in (3, *[8] * (depth - 1)):
+        norm = nn.BatchNorm2d(8)
+        norm.bias.data.uniform_(-1, 1)
+        norm.running_var.fill_(1 - norm.eps)
+        parts += [nn.Conv2d(channels, 8, 3, padding=1), norm, nn.ReLU()]
+    return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+
+
+def test_folded_normalisations_stay_as_they_are(corners, store):
+    model = folded(2)
+    backbone = load_backbone(model, preprocess=ImagePreprocess((16, 16), (0.5,) * 3, (0.5,) * 3), precision="float32")
+    assert is_folded(model)
+    tuned = FineTune(SHORT).fit(backbone, corners, store)
+    norms = [part for part in tuned.model.modules() if isinstance(part, nn.BatchNorm2d)]
+    assert [part.running_mean.any().item() for part in norms] == [False, False]
+    assert norms[0].bias.tolist() != model[1].bias.tolist()
+
+
+def test_only_what_only_adds_is_folded():
+    fresh, trained = folded(1), folded(1)
+    fresh[1].bias.data.zero_()
+    trained[1].running_var.fill_(0.5)
+    assert not is_folded(fresh)
+    assert not is_folded(trained)
+    assert not is_folded(nn.Linear(2, 2))
 
 
 def test_nothing_of_a_training_stays(network, corners, store):
