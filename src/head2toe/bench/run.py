@@ -121,7 +121,6 @@ def run(
     preprocessing, unless it is the only one: then BackboneError or DataError.
     """
     conditions = conditions or Conditions()
-    out.mkdir(parents=True, exist_ok=True)
     opened = store if isinstance(store, FeatureStore) else FeatureStore(store or default_location())
     data = lru_cache(1)(lambda task: limited(task.load(), conditions.max_test))
     several = len({fit.backbone for fit in fits}) > 1
@@ -140,6 +139,9 @@ def run(
             return reason(error)
         return backbone
 
+    if fits and not several:
+        network(fits[0].backbone)
+    out.mkdir(parents=True, exist_ok=True)
     for fit in fits:
         backbone = network(fit.backbone)
         if isinstance(backbone, str):
