@@ -40,7 +40,7 @@ from head2toe.bench.memory import peak_bytes
 from head2toe.data import Split, load_task
 from head2toe.data.prepare import prepared
 from head2toe.data.sources import Memory
-from head2toe.data.task import Item
+from head2toe.data.task import Item, item_id, joined
 from head2toe.extract import extract, view_of
 from head2toe.extract.jobs import Job, distinct
 from head2toe.extract.passes import computed
@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    train = load_task(options.packs / options.pack).train
+    train = joined(load_task(options.packs / options.pack).splits)
     ids = [_id(name, options.weights) for name in options.backbones]
     if options.peak_of:
         _extract(load_backbone(ids[0]), _first(train, options.peak_of), options)
@@ -168,8 +168,11 @@ def _decode(backbone: Backbone, split: Split, size: int, workers: int) -> None:
 
 def _pass(backbone: Backbone, rows: Sequence[np.ndarray], n: int, pool: Pool) -> None:
     """The passes of an extraction of n pictures that are decoded already; nothing is stored."""
-    ids = tuple(f"{row:08d}" for row in range(n))
-    split = Split(ids, np.zeros(n, np.int64), Memory([rows[row % len(rows)] for row in range(n)], "decoded"))
+    pictures = [rows[row % len(rows)].copy() for row in range(n)]
+    for row, picture in enumerate(pictures):  # each an input of its own
+        picture.flat[:3] = row % 256, row // 256 % 256, row // 65536
+    ids = tuple(map(item_id, pictures))
+    split = Split(ids, np.zeros(n, np.int64), Memory(pictures, "decoded"))
     jobs = list(Job(((view_of(backbone, pool), backbone.taps),), ids).batches(len(rows)))
     with computed(replace(backbone, preprocess=_decoded), distinct([split]), jobs, None) as ready:
         for _ in ready:
@@ -237,9 +240,8 @@ def _peak(n: int) -> list[float]:
 
 
 def _first(split: Split, n: int) -> Split:
-    """The first n images, repeated where there are fewer: each copy with an id of its own, so that it is computed."""
-    picked = split.rows(np.arange(n) % split.n_rows)
-    return Split(tuple(f"{row:08d}{key[8:]}" for row, key in enumerate(picked.ids)), picked.labels, picked.source)
+    """The first n images, or all where there are fewer."""
+    return split.rows(np.arange(min(n, split.n_rows)))
 
 
 def _id(name: str, weights: Path | None) -> str:
