@@ -85,6 +85,14 @@ def test_a_users_session(command, home, store):
 
     code, out, _ = command("evaluate", head, data, "--store", store, "--json")
     assert json.loads(out)["accuracy"] == report["test_accuracy"]
+    alone = home / "alone"  # images of one class: what a head makes of them can be asked, a head cannot be made of them
+    alone.mkdir()
+    kind = images[0].parent
+    (alone / kind.name).symlink_to(kind)
+    code, out, _ = command("evaluate", head, alone, "--store", store, "--json")
+    assert list(json.loads(out)["per_class"]) == [kind.name]
+    code, _, err = command("fit", alone, "--out", home / "none", "--store", store)
+    assert (code, f"every training input of 'alone' is '{kind.name}'" in " ".join(err.split())) == (2, True)
 
     code, out, _ = command("store", "ls", "--store", store, "--json")
     (view,) = json.loads(out)

@@ -176,10 +176,9 @@ def assemble(
 ) -> Task:
     """A checked `Task` from what a reader found; `classes` gives an order of its own to their names, else sorted.
 
-    Raises DataError where inputs cannot be opened, no train split exists, fewer than two classes are left, or test
-    holds a class that neither train nor validation has. unseen=True keeps all declared classes, whoever has them (every
-    answer on rows of a class that train and validation lack is wrong).
-    skip_bad=True decodes every input and leaves out the damaged.
+    Raises DataError where inputs cannot be opened, no train split exists, or test holds a class that neither train nor
+    validation has. unseen=True keeps all declared classes, whoever has them (every answer on rows of a class that train
+    and validation lack is wrong). skip_bad=True decodes every input and leaves out the damaged.
     """
     if "train" not in rows:
         raise DataError(f"load '{name}': a train split is needed, found only {', '.join(rows) or 'nothing'}")
@@ -222,8 +221,6 @@ def _class_names(
             f"load '{name}': test holds classes that train lacks: {_listing(unknown)}; add images of them to train, "
             "or remove them from test"
         )
-    if len(known) < 2:
-        raise DataError(f"load '{name}': at least two classes are needed, every input is '{next(iter(known))}'")
     if declared is None:
         return tuple(sorted(known | set(unknown)))
     twice = sorted({label for label in declared if declared.count(label) > 1})

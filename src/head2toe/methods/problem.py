@@ -175,7 +175,8 @@ def fold_of(task: Task, labels: np.ndarray, folds: int, seed: int) -> np.ndarray
     """
     counts = _counts(task)
     if len(counts) < 2:
-        raise DataError(f"fit: the training labels hold {len(counts)} class, a classifier needs at least 2")
+        only = task.classes[next(iter(counts))]
+        raise DataError(f"fit: at least two classes are needed, every training input of '{task.name}' is '{only}'")
     if folds < 1:
         raise DataError(f"fit: --folds must be at least 1, got {folds}")
     single = [task.classes[c] for c, count in counts.items() if count < 2]
