@@ -294,7 +294,7 @@ def view_row(info: ViewInfo) -> ViewRow:
 def view_table(rows: Sequence[ViewRow]) -> Table:
     size = sum(row.bytes for row in rows) / 1e6
     table = Table(title=f"{len(rows)} views, {size:,.1f} MB", title_justify="left", box=SIMPLE_HEAD, padding=0)
-    for name in ("view", "backbone", "size", "dtype", "inputs", "taps", "MB", "files", "versions", "last used"):
+    for name in ("view", "backbone", "size", "dtype", "inputs", "taps", "MB", "last used"):
         justify = "left" if name in ("view", "backbone", "dtype", "last used") else "right"
         # a key is there to be copied: where the terminal is narrow, only the name of the backbone breaks
         table.add_column(name, justify=justify, overflow="fold", no_wrap=name != "backbone")
@@ -302,13 +302,14 @@ def view_table(rows: Sequence[ViewRow]) -> Table:
         size = f"{row.target_size} x 2" if row.moments > 1 else str(row.target_size)
         table.add_row(
             row.key[:8], escape(row.backbone), size, row.dtype, f"{row.rows:,}", str(row.n_taps),
-            f"{row.bytes / 1e6:,.1f}", str(row.files), str(row.versions), (row.last_used or "unknown")[:10],
+            f"{row.bytes / 1e6:,.1f}", (row.last_used or "unknown")[:10],
         )  # fmt: skip
     return table
 
 
 def stored_tap_table(info: ViewInfo) -> Table:
-    table = Table(title=f"{len(info.taps)} taps, {info.n_features:,} features", title_justify="left")
+    what = f"{len(info.taps)} taps, {info.n_features:,} features, {info.fragments} files, {info.versions} versions"
+    table = Table(title=what, title_justify="left")
     for name in ("tap", "layout", "shape", "stored"):
         table.add_column(name, justify="left" if name in ("tap", "layout") else "right")
     for tap in info.taps:
