@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -202,6 +203,21 @@ def test_trained_networks_try_the_rates_and_steps_that_were_asked_for(suite, net
     assert plan(suite, ["tiny"], ["linear"], [0], tmp_path, Conditions(max_test=20)) == []
     with pytest.raises(DataError, match=r"finetune measured with tried_lrs 0\.01,0\.001, asked for now is default"):
         plan(suite, ["tiny"], methods, [0], tmp_path, Conditions(max_test=20))
+
+
+def test_a_training_whose_result_could_not_be_written_is_not_lost(suite, network, store, tmp_path, monkeypatch):
+    alone = replace(suite, tasks=suite.tasks[:1])
+    asked = Conditions(lrs=(1e-2,), steps=(2,))
+    fits = plan(alone, ["tiny"], ["finetune"], [0], tmp_path, asked)
+    with monkeypatch.context() as full:
+        full.setattr("head2toe.bench.run.append_result", lambda *of: (_ for _ in ()).throw(OSError(28, "disk is full")))
+        (lost,) = run(fits, alone, lambda name: network, tmp_path, store, conditions=asked)
+    assert isinstance(lost, Failure)
+    monkeypatch.setattr("head2toe.methods.training.loop._step", lambda *of: pytest.fail("a step was made again"))
+    monkeypatch.setattr("head2toe.methods.training.choice.step_flops", lambda *of: 1)
+    (result,) = run(fits, alone, lambda name: network, tmp_path, store, conditions=asked)
+    assert read_results(results_file(tmp_path)) == [result]
+    assert not Path(f"{store.location}-training").exists()
 
 
 def test_results_at_another_image_size_are_not_taken_for_these(suite, network, store, tmp_path):

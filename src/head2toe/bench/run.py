@@ -197,7 +197,7 @@ def _measured(
     fit: Fit, suite: Suite, task: Task, backbone: Backbone, out: Path, store: FeatureStore, conditions: Conditions
 ) -> Result:
     """Fit, predict, write: the line comes last, so that a result has its predictions and mistakes."""
-    method, journal = _method(fit.method, fit.seed, folds_for(task), conditions), Journal()
+    method, journal = _method(fit.method, fit.seed, folds_for(task), conditions), Journal(forgets=False)
     reset_peak()
     model = method.fit(backbone, task, store, journal=journal, progress=False)
     peak, test = peak_bytes(), task.test
@@ -237,6 +237,7 @@ def _measured(
     )
     write_predictions(out, result, test, probabilities, task.classes)
     append_result(results_file(out), [result])
+    journal.forget()
     return result
 
 
