@@ -16,7 +16,7 @@ from head2toe.backbones.core import Backbone
 from head2toe.data import Split, task_from_arrays
 from head2toe.data.sources import Files
 from head2toe.data.task import item_id
-from head2toe.errors import BackboneError, DataError, FeatureError
+from head2toe.errors import BackboneError, DataError, FeatureError, StoreError
 from head2toe.extract import Extraction, extract, view_of
 from head2toe.images import ImagePreprocess
 from head2toe.store import FeatureStore
@@ -276,6 +276,41 @@ def test_an_input_that_changed_since_it_was_loaded_is_refused(backbone, store):
     with pytest.raises(DataError, match=r"\[4\]: it has changed since it was loaded"):
         extract(backbone, [data], store, [POOL], progress=False)
     assert store.missing(view_of(backbone, POOL), data.ids, backbone.taps) == list(data.ids)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_input_that_vanishes_while_others_are_computed_is_named(backbone, store, tmp_path, workers):
+    for i, pixels in enumerate(images(200)):
+        Image.fromarray(pixels).save(tmp_path / f"{i:03}.png")
+    files = Files(str(tmp_path), tuple(f"{i:03}.png" for i in range(200)))
+    data = Split(tuple(item_id(item) for item in files), np.zeros(200, np.int64), files)
+    run, ran = backbone.networks[0].run, []
+
+    def vanishing(module, batch):
+        if not ran:
+            ran.append((tmp_path / "199.png").unlink())
+        return run(module, batch)
+
+    changed = replace(backbone, networks=(replace(backbone.networks[0], run=vanishing),))
+    with pytest.raises(DataError, match=r"199\.png: it cannot be opened: No such file"):
+        extract(changed, [data], store, [POOL], workers=workers, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"batch_size": -3}, "batch_size must be at least 1, got -3"), ({"workers": -1}, "workers must be at least 0"),
+     ({"dtype": "float8"}, "dtype must be one of float16, float32, bfloat16, got float8")],
+)  # fmt: skip
+def test_options_are_checked_before_anything(backbone, store, options, message):
+    with pytest.raises(DataError, match=message):
+        extract(backbone, [split(images(2))], store, [POOL], **options)
+
+
+def test_a_store_that_cannot_be_written_is_told_before_the_network_starts(backbone, passes, tmp_path):
+    (tmp_path / "notes").write_text("")
+    with pytest.raises(StoreError, match="it is a file"):
+        extract(backbone, [split(images(2))], FeatureStore(tmp_path / "notes"), [POOL], progress=False)
+    assert passes == []
 
 
 def test_seconds_are_told_by_split(backbone, store):

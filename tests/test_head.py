@@ -12,7 +12,7 @@ from head2toe.backbones import load_backbone
 from head2toe.backbones.build import side_by_side
 from head2toe.backbones.module import Transformed
 from head2toe.errors import FeatureError, HeadError
-from head2toe.gather import forward
+from head2toe.gather import encoded, forward
 from head2toe.head import (
     Head,
     KeptTap,
@@ -20,7 +20,6 @@ from head2toe.head import (
     Provenance,
     check_target,
     described,
-    encoded,
     load_head,
     picture_options,
     softmax,
@@ -75,9 +74,8 @@ def test_a_prediction_runs_no_deeper_than_the_deepest_kept_tap(head, network, im
 def test_only_kept_columns_are_gathered(network, images):
     pooled = PooledTap(network.taps[0], Pool(32))
     batch = network.collate([network.preprocess(image) for image in images])
-    whole, some = forward(
-        network, batch, [(pooled, np.arange(pooled.length)), (pooled, np.array([4, 2]))], "none", "float32"
-    )
+    wanted = [(pooled, np.arange(pooled.length)), (pooled, np.array([4, 2]))]
+    whole, some = forward(network, batch, wanted, "none", "float32", [""] * len(images))
     assert np.array_equal(some, whole[:, [4, 2]])
 
 
@@ -213,13 +211,24 @@ def test_a_preprocessing_that_json_cannot_hold_is_told_by_its_name(head, network
     replace(head, preprocessing=described(Transformed(str))).save_pretrained(tmp_path / "head")
 
 
-def test_what_is_not_finite_gets_no_label(network, images):
+def test_what_is_not_finite_gets_no_label_and_is_named(head, network, images, tmp_path):
     huge = replace(network.networks[0], run=lambda module, batch: module(batch.args[0] * 1e30))
-    wild = replace(network, networks=(huge,))
-    batch = wild.collate([network.preprocess(image) for image in images])
-    pooled = PooledTap(network.taps[0], Pool(32))
-    with pytest.raises(FeatureError, match=f"tap '{network.taps[0].name}' is no finite float16 number for input 0"):
-        forward(wild, batch, [(pooled, np.arange(3))], "tap", "float16")
+    wild, asked = replace(network, networks=(huge,)), replace(head, dtype="float16")
+    with pytest.raises(FeatureError, match=rf"tap '{network.taps[0].name}' is no finite float16 number for input 0 \("):
+        asked.predict_proba(images, wild)
+    Image.fromarray(images[0]).save(tmp_path / "wild.png")
+    with pytest.raises(FeatureError, match=r"for '.*wild\.png'"):
+        asked.predict_proba([tmp_path / "wild.png"], wild)
+
+
+def test_files_are_read_batch_by_batch(head, network, tmp_path, monkeypatch):
+    for i in range(40):
+        Image.fromarray(np.full((16, 16, 3), i, np.uint8)).save(tmp_path / f"{i}.png")
+    read, passes, read_bytes = [], [], Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda self: read.append(self) or read_bytes(self))
+    told = replace(network.networks[0], run=lambda module, batch: passes.append(len(read)) or module(*batch.args))
+    head.predict_proba(sorted(tmp_path.glob("*.png")), replace(network, networks=(told,)))
+    assert passes == [32, 40]
 
 
 def test_no_inputs_have_no_labels_and_a_module_must_be_given(head, network):

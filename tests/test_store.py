@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from head2toe.errors import FeatureError, StoreError
-from head2toe.store import FeatureStore, View, default_location, rows
+from head2toe.store import FeatureStore, View, default_location, feature_store, rows
 from head2toe.store.codec import checks, decode, encode
+from head2toe.store.damage import write_part
 from head2toe.taps import Pool, Tap
 from store_jobs import BLOCK, LAST, STEM, VIEW, assert_holds, data_files, features, names
 
@@ -261,11 +262,91 @@ def test_a_reader_between_two_looks_survives_a_compaction(store, tmp_path, monke
         store.write(VIEW, [key], features([key], STEM))
     reader = FeatureStore(tmp_path)
     assert reader.missing(VIEW, ids, [STEM]) == []
-    folder, _ = reader._open[VIEW.key]
+    folder, *_ = reader._open[VIEW.key]
     looks = iter([False])
     monkeypatch.setattr(folder, "refresh", lambda: next(looks, None) is None and type(folder).refresh(folder))
     store.compact()
     assert_holds(reader, ids, STEM)
+
+
+@pytest.mark.parametrize("again", [BLOCK, STEM])
+def test_an_open_store_sees_that_a_view_was_removed_and_made_again(store, tmp_path, again):
+    # both views stand at the same version: what one store knows of the old one must not reach the new one
+    reader = FeatureStore(tmp_path)
+    store.write(VIEW, ["old"], features(["old"], STEM))
+    assert_holds(reader, ["old"], STEM)
+    store.remove(VIEW)
+    store.write(VIEW, ["new"], features(["new"], again))
+    assert reader.missing(VIEW, ["old", "new"], [STEM]) == ["old", "new"][: 1 if again is STEM else 2]
+    assert reader.write(VIEW, ["old"], features(["old"], STEM)) == 1
+    assert_holds(FeatureStore(tmp_path), ["new"], again)
+    assert_holds(reader, ["old"], STEM)
+    assert store.verify() == []
+
+
+def test_a_compaction_while_files_are_verified_is_no_damage(store, tmp_path):
+    ids = names(0, 4)
+    for key in ids:
+        store.write(VIEW, [key], features([key], STEM))
+    reader, looks = FeatureStore(tmp_path), []
+
+    def compact_once(done: int, total: int) -> None:
+        looks.append((done, total))
+        if len(looks) == 1:
+            store.compact()
+
+    assert reader.verify(VIEW, compact_once) == []
+    assert looks == [(1, 4), (2, 4), (3, 4), (4, 4), (1, 1)]
+    assert_holds(reader, ids, STEM)
+
+
+def test_an_interrupt_while_the_index_is_read_doubles_nothing(store, tmp_path, monkeypatch):
+    other = FeatureStore(tmp_path)
+    store.write(VIEW, ["x"], features(["x"], STEM))
+    other.write(VIEW, ["y"], features(["y"], STEM))
+    with monkeypatch.context() as stopped:
+        stopped.setattr(feature_store, "load_index", lambda *of: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            store.missing(VIEW, ["y"], [STEM])
+    assert store.write(VIEW, ["y"], features(["y"], STEM)) == 0
+
+
+def test_a_compaction_that_fails_leaves_nothing_and_one_that_brings_nothing_writes_nothing(
+    store, tmp_path, monkeypatch
+):
+    ids = names(0, 6)
+    for key in ids:
+        store.write(VIEW, [key], features([key], STEM))
+    before = data_files(tmp_path)
+    monkeypatch.setattr(feature_store, "_FILE_BYTES", 48)  # three inputs a file
+    with monkeypatch.context() as full:
+        files = iter(range(1))
+        full.setattr(feature_store, "write_part", lambda *of: write_part(*of) if next(files, None) == 0 else is_full())
+        with pytest.raises(StoreError, match="no space is left"):
+            store.compact()
+    assert data_files(tmp_path) == before
+    assert store.compact()[0].fragments == (6, 2)
+    monkeypatch.setattr(feature_store, "write_part", lambda *of: pytest.fail("a file was written"))
+    assert store.compact()[0].fragments == (2, 2)
+    assert_holds(store, ids, STEM)
+
+
+def is_full():
+    raise OSError(28, "os error 28")
+
+
+def test_no_text_finds_no_view(store):
+    store.write(VIEW, ["x"], features(["x"], STEM))
+    with pytest.raises(StoreError, match="'' fits 0 views"):
+        store.find("")
+
+
+def test_a_place_that_cannot_be_written_is_told_before_any_work(tmp_path):
+    (tmp_path / "notes").write_text("")
+    for place in (tmp_path / "notes", tmp_path / "notes" / "features"):
+        with pytest.raises(StoreError, match=r"nothing can be written in .*notes"):
+            FeatureStore(place).check_writable()
+    FeatureStore(tmp_path / "new").check_writable()
 
 
 def test_a_store_travels_to_other_processes_by_its_address(store):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from head2toe.errors import StoreDamagedError
-from head2toe.store import Damage, FeatureStore
-from store_jobs import BLOCK, STEM, VIEW, assert_holds, data_files, features, names
+from head2toe.store import Damage, FeatureStore, dump
+from store_jobs import BLOCK, LAST, STEM, VIEW, assert_holds, data_files, features, names
 
 
 def flip(path: Path, at: int) -> None:
@@ -134,6 +134,39 @@ def test_a_damaged_manifest_names_the_view(filled):
         manifest.write_bytes(b"\xff" * manifest.stat().st_size)
     with pytest.raises(StoreDamagedError, match=rf"{VIEW.key}\.lance cannot be read.*delete that folder"):
         FeatureStore(filled).read(VIEW, names(0, 1), [STEM])
+
+
+def test_a_manifest_that_names_a_tap_twice_is_damaged(tmp_path):
+    # one flipped bit: the features of one tap would be given as those of another
+    FeatureStore(tmp_path).write(VIEW, names(0, 4), features(names(0, 4), STEM, LAST))
+    manifest = min(tmp_path.glob("*.lance/_versions/*.manifest"))
+    content = bytearray(manifest.read_bytes())
+    at = content.rindex(b"\x02\x03")  # the numbers of the two columns
+    content[at] ^= 1
+    manifest.write_bytes(content)
+    with pytest.raises(StoreDamagedError, match="names one tap twice"):
+        FeatureStore(tmp_path).read(VIEW, names(0, 4), [LAST])
+
+
+def test_equal_features_in_one_file_are_repaired_one_by_one(tmp_path):
+    store, ids = FeatureStore(tmp_path), names(0, 2)
+    same = features(ids[:1], STEM)
+    store.write(VIEW, ids[:1], same)
+    keys, _ = find(tmp_path, ids[0].encode())
+    store.write(VIEW, ids[1:], same)
+    assert len(data_files(tmp_path)) == 3
+    flip(keys, 5)
+    assert FeatureStore(tmp_path).missing(VIEW, ids, [STEM]) == ids[:1]
+
+
+def test_a_damaged_row_is_found_where_memory_cannot_be_limited(filled, monkeypatch):
+    program = Path(dump.__file__).read_text()
+    assert "/proc/self/statm" in program
+    (filled / "dump.py").write_text(program.replace("/proc/self/statm", "/nowhere"))
+    monkeypatch.setattr("head2toe.store.damage.__file__", str(filled / "damage.py"))
+    path, at = find(filled, features([names(0, 8)[3]], STEM)[STEM].tobytes())
+    flip(path, at)
+    repaired(filled, [names(0, 8)[3]])
 
 
 def test_a_view_that_was_killed_at_birth_is_made_again(tmp_path):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,25 +24,44 @@ Wanted = Sequence[tuple[PooledTap, np.ndarray]]
 
 
 def gather(
-    backbone: Backbone, inputs: Sequence[Encoded], wanted: Wanted, scaling: Scaling, dtype: str, batch_size: int = 32
+    backbone: Backbone,
+    inputs: Sequence[Encoded | Path],
+    wanted: Wanted,
+    scaling: Scaling,
+    dtype: str,
+    batch_size: int = 32,
 ) -> list[np.ndarray]:
-    """The wanted columns (k_l,) of each pooled tap for n encoded inputs, scaled: one (n, k_l) float32 array an entry.
+    """The wanted columns (k_l,) of each pooled tap for n inputs, scaled: one (n, k_l) float32 array an entry.
 
-    Numbers are rounded to `dtype` first, so that they equal those of a store of that type.
+    Files are read batch by batch. Numbers are rounded to `dtype`, so that they equal those of a store of that type.
     """
-    parts = [
-        forward(backbone, backbone.collate([backbone.preprocess(one) for one in batch]), wanted, scaling, dtype)
-        for batch in _batches(inputs, batch_size)
-    ]
+    parts = []
+    for start in range(0, len(inputs), batch_size):
+        asked = inputs[start : start + batch_size]
+        batch = backbone.collate([backbone.preprocess(encoded(one, backbone)) for one in asked])
+        names = [
+            f"'{one}'" if isinstance(one, (str, Path)) else f"input {i} (counted from 0)"
+            for i, one in enumerate(asked, start)
+        ]
+        parts.append(forward(backbone, batch, wanted, scaling, dtype, names))
     return [np.concatenate(blocks) for blocks in zip(*parts, strict=True)]
 
 
+def encoded(one: Encoded | Path, backbone: Backbone) -> Encoded:
+    """A path becomes the file's bytes; a str is a path to a network that sees and a text to one that reads."""
+    from head2toe.backbones.sequences import Tokens
+
+    if isinstance(one, str) and not isinstance(backbone.preprocess, Tokens):
+        one = Path(one)
+    return one.read_bytes() if isinstance(one, Path) else one
+
+
 def forward(
-    backbone: Backbone, batch: tuple[Batch, ...], wanted: Wanted, scaling: Scaling, dtype: str
+    backbone: Backbone, batch: tuple[Batch, ...], wanted: Wanted, scaling: Scaling, dtype: str, names: Sequence[str]
 ) -> list[np.ndarray]:
     """One pass of the network over a collated batch; several heads share it by asking for all their columns.
 
-    FeatureError where a number is not finite in `dtype`: no head was fitted on such.
+    FeatureError where a number is not finite in `dtype`, with the input's name: no head was fitted on such.
     """
     import torch
 
@@ -52,9 +71,7 @@ def forward(
     for tap, block in numbers.items():
         if not np.isfinite(block).all():
             row = int(np.flatnonzero(~np.isfinite(block).all(axis=1))[0])
-            raise FeatureError(
-                f"predict: tap '{tap.name}' is no finite {dtype} number for input {row} of the batch; look at the input"
-            )
+            raise FeatureError(f"predict: tap '{tap.name}' is no finite {dtype} number for {names[row]}; look at it")
     return [scaled(numbers[tap], columns, scaling, tap.n_means) for tap, columns in wanted]
 
 
@@ -77,9 +94,3 @@ def pooled(
 
     found = backbone.forward(batch, list(pools), reduce, gradients=gradients)
     return {one: block for blocks in found.values() for one, block in blocks.items()}
-
-
-def _batches(inputs: Sequence[Encoded], size: int) -> Iterator[list[Encoded]]:
-    rows = iter(inputs)
-    while batch := list(islice(rows, size)):
-        yield batch

@@ -117,8 +117,8 @@ class Head:
         taken = [(blocks[kept.pooled], kept.columns, kept.pooled.n_means) for kept in self.kept]
         return self.logits(np.hstack([scaled(block, at, self.scaling, n_means) for block, at, n_means in taken]))
 
-    def predict_logits(self, inputs: Sequence[Encoded], backbone: Backbone) -> np.ndarray:
-        """Logits (n, C) float32 of n encoded inputs (bytes, or what the backbone's preprocessing takes).
+    def predict_logits(self, inputs: Sequence[Encoded | Path], backbone: Backbone) -> np.ndarray:
+        """Logits (n, C) float32 of n inputs: image files by path, encoded bytes, pixels (H, W, 3), or texts.
 
         Raises HeadError for another backbone than the one that the head was fitted on.
         """
@@ -129,12 +129,11 @@ class Head:
         return self.logits(np.hstack(gather(backbone, inputs, wanted, self.scaling, self.dtype)))
 
     def predict_proba(self, inputs: Sequence[Encoded | Path], backbone: Backbone | None = None) -> np.ndarray:
-        """Probabilities (n, C) float64 of n inputs: image files by path, encoded bytes, pixels (H, W, 3), or texts."""
-        network = backbone or self.load_backbone()
-        return softmax(self.predict_logits([encoded(one, network) for one in inputs], network))
+        """Probabilities (n, C) float64 of n inputs, as `predict_logits` takes them."""
+        return softmax(self.predict_logits(inputs, backbone or self.load_backbone()))
 
     def predict(self, inputs: Sequence[Encoded | Path], backbone: Backbone | None = None) -> list[str]:
-        """Class names of n inputs, as `predict_proba` takes them."""
+        """Class names of n inputs, as `predict_logits` takes them."""
         return [self.classes[i] for i in self.predict_proba(inputs, backbone).argmax(axis=1)]
 
     def load_backbone(self, device: str = "cpu", *, trust_remote_code: bool = False) -> Backbone:
@@ -298,15 +297,6 @@ def model_card(head: Head) -> str:
         "", "## Use", "", "```bash", "head2toe predict . image.jpg", "```", "",
     ]  # fmt: skip
     return "\n".join(lines)
-
-
-def encoded(one: Encoded | Path, backbone: Backbone) -> Encoded:
-    """A path becomes the file's bytes; a str is a path to a network that sees and a text to one that reads."""
-    from head2toe.backbones.sequences import Tokens
-
-    if isinstance(one, str) and not isinstance(backbone.preprocess, Tokens):
-        one = Path(one)
-    return one.read_bytes() if isinstance(one, Path) else one
 
 
 def described(preprocess: object) -> dict[str, object]:

@@ -21,7 +21,7 @@ from head2toe.data.prepare import prepared
 from head2toe.data.task import Source
 from head2toe.errors import HeadError
 from head2toe.extract.passes import decoders
-from head2toe.gather import Encoded, pooled
+from head2toe.gather import Encoded, encoded, pooled
 from head2toe.head import (
     FORMAT,
     Head,
@@ -32,7 +32,6 @@ from head2toe.head import (
     columns_of,
     describe_kept,
     described,
-    encoded,
     kept_of,
     load_head,
     picture_options,
@@ -147,13 +146,14 @@ class Network:
         """Bytes of its numbers on disk."""
         return sum(array.nbytes for array in self.model.tensors().values())
 
-    def predict_logits(self, inputs: Sequence[Encoded]) -> np.ndarray:
-        """Logits (n, C) float32 of n encoded inputs (bytes, or what the backbone's preprocessing takes)."""
-        preprocess = self.model.backbone.preprocess
+    def predict_logits(self, inputs: Sequence[Encoded | Path]) -> np.ndarray:
+        """Logits (n, C) float32 of n inputs: image files by path, encoded bytes, pixels (H, W, 3), or texts."""
+        backbone = self.model.backbone
         if not len(inputs):
             return np.zeros((0, len(self.classes)), np.float32)
         rows = (inputs[start : start + BATCH] for start in range(0, len(inputs), BATCH))
-        return np.concatenate([self.model.logits([preprocess(one) for one in batch]) for batch in rows])
+        read = ([backbone.preprocess(encoded(one, backbone)) for one in batch] for batch in rows)
+        return np.concatenate([self.model.logits(batch) for batch in read])
 
     def logits_of(self, source: Source) -> np.ndarray:
         """Logits (n, C) float32 of labelled data, decoded ahead in worker processes."""
@@ -163,11 +163,11 @@ class Network:
             return np.concatenate([self.model.logits(rows) for rows in ready])
 
     def predict_proba(self, inputs: Sequence[Encoded | Path]) -> np.ndarray:
-        """Probabilities (n, C) float64 of n inputs: image files by path, encoded bytes, pixels (H, W, 3), or texts."""
-        return softmax(self.predict_logits([encoded(one, self.model.backbone) for one in inputs]))
+        """Probabilities (n, C) float64 of n inputs, as `predict_logits` takes them."""
+        return softmax(self.predict_logits(inputs))
 
     def predict(self, inputs: Sequence[Encoded | Path]) -> list[str]:
-        """Class names of n inputs, as `predict_proba` takes them."""
+        """Class names of n inputs, as `predict_logits` takes them."""
         return [self.classes[i] for i in self.predict_proba(inputs).argmax(axis=1)]
 
     def save_pretrained(self, folder: str | Path) -> Path:

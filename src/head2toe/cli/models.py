@@ -183,7 +183,7 @@ def extract(
     from head2toe.extract import extract as run
     from head2toe.methods.frozen import pools_of
 
-    task = labelled(data, skip_bad)
+    pools, task = pools_of(target_size or SIZES), labelled(data, skip_bad)
     loaded = load_backbone(
         backbone,
         device=device,
@@ -192,7 +192,7 @@ def extract(
         trust_remote_code=trust_remote_code,
         taps=taps,
     )
-    done = run(loaded, task.splits, opened(store), pools_of(target_size or SIZES))
+    done = run(loaded, task.splits, opened(store), pools)
     typer.echo(json.dumps(asdict(done)) if as_json else str(done))
 
 

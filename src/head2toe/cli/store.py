@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from head2toe.cli.app import JsonFlag, StoreOption, app, opened
+from head2toe.errors import StoreError
+
+if TYPE_CHECKING:
+    from head2toe.store import FeatureStore, View
 
 store_app = typer.Typer(no_args_is_help=True, help="Look after a feature store.")
 app.add_typer(store_app, name="store")
@@ -46,24 +50,32 @@ def store_show(
         present.show(present.stored_tap_table(info))
 
 
+def _asked(place: FeatureStore, view: str | None) -> list[View]:
+    """The named view, or all; StoreError where there is none, as in a mistyped --store."""
+    found = [info.view for info in place.views()] if view is None else [place.find(view)]
+    if not found:
+        raise StoreError(f"store: there is no view at {place.location}; `head2toe extract` makes one")
+    return found
+
+
 @store_app.command("verify", epilog="Example: head2toe store verify")
 def store_verify(
     view: Annotated[str | None, typer.Argument(help="One view; by default all.")] = None,
     store: StoreOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Compare every stored byte with its checksum; exit code 1 where something is damaged."""
+    """Compare every byte of features with its checksum; exit code 1 where something is damaged."""
     from head2toe import present
 
     place = opened(store)
     with present.progress("verify") as advance:
-        damages = place.verify(place.find(view) if view else None, progress=advance)
+        damages = [damage for one in _asked(place, view) for damage in place.verify(one, progress=advance)]
     if as_json:
         typer.echo(json.dumps([{"view": d.view.key, "tap": d.tap, "input": d.id, "file": d.file} for d in damages]))
     else:
         for damage in damages:
             typer.echo(str(damage))
-        typer.echo(f"{len(damages)} damaged" if damages else "every byte matches its checksum")
+        typer.echo(f"{len(damages)} damaged" if damages else "every byte of features matches its checksum")
     if damages:
         typer.echo("the next extraction of these inputs repairs them", err=True)
         raise typer.Exit(1)
@@ -77,7 +89,7 @@ def store_compact(
 ) -> None:
     """Join small files into large ones and drop old versions."""
     place = opened(store)
-    for done in place.compact(place.find(view) if view else None):
+    for done in [done for one in _asked(place, view) for done in place.compact(one)]:
         files, size = done.fragments, done.bytes
         if as_json:
             typer.echo(json.dumps({"view": done.view.key, "files": files, "bytes": size}))

@@ -90,8 +90,21 @@ def prepare_here(prepare: Prepare, source: Source) -> list[np.ndarray]:
     return _prepare_batch(partial(_answer, prepare), source, range(len(source)))
 
 
+def taken(source: Source, rows: Sequence[int]) -> list[Item]:
+    """Those inputs of a source; DataError naming the one that cannot be had any more."""
+    items = []
+    for row in rows:
+        try:
+            items.append(source[row])
+        except OSError as error:
+            raise DataError(f"prepare: {source.name(row)}: it cannot be opened: {error.strerror or error}") from error
+        except DataError as error:
+            raise DataError(f"prepare: {source.name(row)}: {error}") from error
+    return items
+
+
 def _prepare_batch(run: Callable[[list[Item]], Answer], source: Source, rows: Sequence[int]) -> list[np.ndarray]:
-    answer = run([source[row] for row in rows])
+    answer = run(taken(source, rows))
     if isinstance(answer, tuple):
         raise DataError(f"prepare: {source.name(rows[answer[0]])}: {answer[1]}")
     return answer

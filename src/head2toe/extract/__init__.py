@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
 from head2toe.data.task import Split, damage_report, find_damaged
-from head2toe.errors import FeatureError
+from head2toe.errors import DataError, FeatureError
 from head2toe.extract.jobs import Inputs, Job, distinct, plan
 from head2toe.extract.passes import Features, computed
 from head2toe.table import FeatureTable
@@ -86,12 +86,15 @@ def extract(
     the network starts. Batches are written whole and in order, so that an interrupted extraction is continued by the
     next and ends with the same numbers. `workers` processes share the work, as `passes.computed` says; with 0 this one
     does all of it. Raises DataError for unreadable inputs and FeatureError for NaN, infinite or too large features,
-    naming tap and input.
+    naming tap and input; StoreError, before the network starts, where nothing can be written.
     """
+    _check(batch_size, workers, dtype)
     start = time.perf_counter()
     asked = [backbone.tap(name) for name in taps] if taps is not None else list(backbone.taps)
     inputs = distinct(splits)
     jobs = plan(store, [view_of(backbone, pool, dtype) for pool in dict.fromkeys(pools)], asked, inputs.ids)
+    if jobs:
+        store.check_writable()
     rows = [inputs.at[key] for job in jobs for key in job.ids]
     if damaged := find_damaged(inputs, rows, backbone.check):
         raise damage_report("extract", damaged, len(inputs))
@@ -105,6 +108,17 @@ def extract(
     first = [inputs.places[row][0] for row in rows]
     of_splits = tuple(sum(split is one for one in first) for split in splits)
     return Extraction(len(inputs), len(rows), time.perf_counter() - start, of_splits)
+
+
+def _check(batch_size: int, workers: int | None, dtype: Dtype | None) -> None:
+    from head2toe.store.view import Dtype
+
+    if batch_size < 1:
+        raise DataError(f"extract: batch_size must be at least 1, got {batch_size}")
+    if workers is not None and workers < 0:
+        raise DataError(f"extract: workers must be at least 0, got {workers}")
+    if dtype not in (None, *get_args(Dtype)):
+        raise DataError(f"extract: dtype must be one of {', '.join(get_args(Dtype))}, got {dtype}")
 
 
 def _commit(store: FeatureStore, inputs: Inputs, batch: Job, features: Features) -> None:

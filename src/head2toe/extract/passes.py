@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from head2toe.data.prepare import prepare_here, prepared
+from head2toe.data.prepare import prepare_here, prepared, taken
 from head2toe.data.task import Item
 from head2toe.extract.copies import can_copy, copies, how_many
 from head2toe.extract.jobs import Inputs, Job
@@ -88,14 +88,15 @@ def _by_copies(
         return _forward(backbone, batches[piece.batch], prepare_here(backbone.preprocess, piece))
 
     first, pieces = inputs.at[batches[0].ids[0]], -(-len(batches[0].ids) // _PIECE)
-    answer(_Piece(0, [inputs[first]], [inputs.name(first)]))  # what a process compiles or finds out once, copies have
+    one = _Piece(0, taken(inputs, [first]), [inputs.name(first)])
+    answer(one)  # what a process compiles or finds out once, copies have
     with copies(answer, min(workers, pieces * len(batches))) as ask:
 
         def submit(number: int) -> list[Future[Features]]:
             rows, asked = [inputs.at[key] for key in batches[number].ids], []
             for piece in (rows[start : start + _PIECE] for start in range(0, len(rows), _PIECE)):
-                items, names = [inputs[row] for row in piece], [inputs.name(row) for row in piece]
-                asked.append(ask(_Piece(number, items, names)))
+                names = [inputs.name(row) for row in piece]
+                asked.append(ask(_Piece(number, taken(inputs, piece), names)))
             return asked
 
         yield submit, -(-(workers - 1) // pieces)

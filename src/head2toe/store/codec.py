@@ -60,8 +60,8 @@ def refuse_unfinite(
     if np.isnan(value):
         raise FeatureError(f"{message}; taps with such numbers: {taps}; look at this input, or run in float32")
     raise FeatureError(
-        f"{message}, beyond the largest {dtype}; taps that need float32: {taps}; store with dtype='float32', or leave "
-        "these taps out"
+        f"{message}, beyond the largest {dtype}; taps that need float32: {taps}; run in float32 (--precision float32), "
+        "or leave these taps out"
     )
 
 

@@ -34,10 +34,11 @@ def _limit_memory(file_size: int) -> None:
     """Room for what is in use and a few copies of the file."""
     try:
         import resource
-    except ImportError:  # not a Unix: the system's own limit holds
+
+        with open("/proc/self/statm") as statm:
+            used = int(statm.read().split()[0]) * resource.getpagesize()
+    except (ImportError, OSError):  # no Linux: the system's own limit holds
         return
-    with open("/proc/self/statm") as statm:
-        used = int(statm.read().split()[0]) * resource.getpagesize()
     limit = used + 8 * file_size + (1 << 30)
     resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
 

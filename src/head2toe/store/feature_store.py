@@ -45,7 +45,7 @@ class FeatureStore:
         if "://" not in address:
             address = str(Path(address).expanduser().absolute())
         self._place = Place(address, tuple(sorted((storage_options or {}).items())))
-        self._open: dict[str, tuple[LanceFolder, Index]] = {}
+        self._open: dict[str, tuple[LanceFolder, Index, int]] = {}  # the index at that version
         self._intact: set[Fragment] = set()  # seen to match their names
         self._guard = threading.RLock()
 
@@ -58,6 +58,10 @@ class FeatureStore:
     @property
     def location(self) -> str:
         return self._place.address
+
+    def check_writable(self) -> None:
+        """Raise StoreError, before any work, where features could not be written."""
+        self._place.check_writable()
 
     def missing(self, view: View, ids: Sequence[str], taps: Sequence[Tap], *, verify: bool | None = None) -> list[str]:
         """The distinct ids that lack any of `taps`, in the asked order.
@@ -102,6 +106,7 @@ class FeatureStore:
                     folder.append([part.fragment for part in parts], exclusive)
                     for part in parts:
                         index.add(part)
+                    self._open[view.key] = folder, index, folder.version
                     return len(lacking)
         raise StoreError(f"write: {_ATTEMPTS} attempts on the view {view} met other writers; run again with fewer")
 
@@ -130,9 +135,10 @@ class FeatureStore:
                         f"read: {self.location} lacks tap '{tap}' of input {key} in the view {view}; extract it first"
                     ) from error
                 except StoreError:
-                    if not folder.refresh():
+                    moved = self._moved(view, folder)  # by a compaction of another process
+                    if moved is None:
                         raise
-                    index = self._index(folder)  # a compaction by another process moved the rows meanwhile
+                    folder, index = moved
             self._place.touch(view.key)
         pooled = tuple(PooledTap(tap, view.pool) for tap in taps)
         return FeatureTable(tuple(ids), pooled, tuple(decode(block, view.dtype) for block in blocks))
@@ -155,7 +161,7 @@ class FeatureStore:
     def find(self, text: str) -> View:
         """The one view whose key starts with `text` or whose backbone is called so."""
         views = [info.view for info in self.views()]
-        found = [view for view in views if view.key.startswith(text) or view.backbone == text]
+        found = [view for view in views if text and (view.key.startswith(text) or view.backbone == text)]
         if len(found) == 1:
             return found[0]
         listed = "; ".join(f"{view.key[:8]} is {view}" for view in found or views) or "no view at all"
@@ -166,7 +172,7 @@ class FeatureStore:
             return opened is not None
 
     def verify(self, view: View | None = None, progress: Callable[[int, int], None] | None = None) -> list[Damage]:
-        """Compare every byte with its checksum and name what differs; nothing is changed.
+        """Compare every byte of features with its checksum and name what differs; nothing is changed.
 
         `progress` is told (files done, files in all) of each view. The next extraction of the damaged inputs, or
         `compact`, drops the damaged rows.
@@ -201,7 +207,7 @@ class FeatureStore:
                 if progress is not None:
                     progress(done, len(index.parts))
             # files that seem lost were moved if another process compacted meanwhile
-            return self._verify(view, progress) if found and folder.refresh() else found
+            return self._verify(view, progress) if found and self._moved(view, folder) is not None else found
 
     def _these(self, view: View | None) -> list[View]:
         return [view] if view is not None else [info.view for info in self.views()]
@@ -235,19 +241,28 @@ class FeatureStore:
             yield *opened, exclusive
 
     def _newest(self, key: str) -> tuple[LanceFolder, Index] | None:
-        folder, index = self._open.get(key, (None, None))
-        if folder is not None and index is not None:
-            with contextlib.suppress(OSError):  # it was removed, perhaps made again
-                return (folder, self._index(folder)) if folder.refresh() else (folder, index)
+        if key in self._open:
+            folder = self._open[key][0]
+            with contextlib.suppress(OSError):  # it was removed, perhaps made again, or compacted
+                folder.refresh()
+                return folder, self._index(folder)
         self._open.pop(key, None)
         folder = LanceFolder.open(self._place, key)
         return None if folder is None else (folder, self._index(folder))
 
+    def _moved(self, view: View, folder: LanceFolder) -> tuple[LanceFolder, Index] | None:
+        """The newest version of a view, None where that is the one that `folder` was at when it was last asked."""
+        before = folder.version
+        newest = self._newest(view.key)
+        return None if newest is None or (newest[0] is folder and folder.version == before) else newest
+
     def _index(self, folder: LanceFolder) -> Index:
-        """Read the ids of files that are new since the last look."""
-        _, known = self._open.get(folder.key, (None, None))
+        """The index of the folder's version; ids are read of files that are new since the last look."""
+        _, known, version = self._open.get(folder.key, (None, None, -1))
+        if known is not None and version == folder.version:
+            return known
         index = load_index(folder, known)
-        self._open[folder.key] = folder, index
+        self._open[folder.key] = folder, index, folder.version
         return index
 
     def _damaged(self, folder: LanceFolder, index: Index, ids: Sequence[str], taps: Sequence[str]) -> list[Part]:
@@ -292,31 +307,40 @@ class FeatureStore:
                 self._without_damage(*opened, opened[1].ids(), list(opened[0].taps))
         with self._writing("compact", view, create=False) as (folder, index, exclusive):
             before = folder.disk()[0]
-            if len(index.parts) > 1:
-                fragments = _rewrite(folder, index)
-                if len(fragments) < len(index.parts):
+            folder.clean(exclusive)  # makes room, also where a disk was full the last time
+            files = _joined(folder, index)
+            if len(files) < len(index.parts):
+                try:
+                    fragments = [_rewrite(folder, index, names, ids) for names, ids in files]
                     folder.replace([part.fragment for part in index.parts], fragments)
-            folder.clean(exclusive)
+                finally:
+                    folder.clean(exclusive)
             counts = len(index.parts), len(self._index(folder).parts)
             return Compaction(view, counts, (before, folder.disk()[0]))
 
 
-def _rewrite(folder: LanceFolder, index: Index) -> list[Fragment]:
-    """Fragments of at most about 256 MB that hold every row of `index`, taps joined; not committed."""
+def _joined(folder: LanceFolder, index: Index) -> list[tuple[tuple[str, ...], list[str]]]:
+    """(taps, inputs) of files of at most about 256 MB that would hold every row of `index`, taps joined."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for key in index.ids():
         kept = index.taps_of(key)
         groups.setdefault(tuple(name for name in folder.taps if name in kept), []).append(key)
-    fragments = []
+    files = []
     for names, ids in groups.items():
-        wanted = [Wanted(name, folder.view.pool.length(folder.taps[name])) for name in names]
-        row = sum(want.length for want in wanted) * STORED[folder.view.dtype].itemsize
+        row = sum(want.length for want in _wanted(folder, names)) * STORED[folder.view.dtype].itemsize
         step = max(1, _FILE_BYTES // max(1, row))
-        for start in range(0, len(ids), step):
-            blocks = read_rows(folder, index, ids[start : start + step], wanted)
-            part = write_part(folder, ids[start : start + step], dict(zip(names, blocks, strict=True)))
-            fragments.append(part.fragment)
-    return fragments
+        files += [(names, ids[start : start + step]) for start in range(0, len(ids), step)]
+    return files
+
+
+def _rewrite(folder: LanceFolder, index: Index, names: Sequence[str], ids: Sequence[str]) -> Fragment:
+    """A fragment with those taps of those inputs, not committed."""
+    blocks = read_rows(folder, index, ids, _wanted(folder, names))
+    return write_part(folder, ids, dict(zip(names, blocks, strict=True))).fragment
+
+
+def _wanted(folder: LanceFolder, names: Sequence[str]) -> list[Wanted]:
+    return [Wanted(name, folder.view.pool.length(folder.taps[name])) for name in names]
 
 
 def _stored(view: View, ids: Sequence[str], features: Mapping[Tap, np.ndarray]) -> dict[str, np.ndarray]:

@@ -91,6 +91,19 @@ class Place:
         names = self.session().list_with_delimiter().common_prefixes
         return sorted(name.removesuffix(".lance") for name in names if name.endswith(".lance"))
 
+    def check_writable(self) -> None:
+        """Raise StoreError where nothing can be written; makes the folder. Buckets answer when they are written to."""
+        if self.local is None:
+            return
+        try:
+            self.local.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=self.local).close()
+        except OSError as error:
+            why = "it is a file" if self.local.is_file() else error.strerror or str(error)
+            raise StoreError(
+                f"store: nothing can be written in {self.address} ({why}); choose another --store"
+            ) from error
+
     @contextlib.contextmanager
     def locked(self, key: str) -> Iterator[bool]:
         """Hold the view's lock where the place has locks; whether it is held. The system frees it if we are killed."""
@@ -136,10 +149,9 @@ class LanceFolder:
             # a process killed while it made the view leaves a folder without a version
             if not any(name.endswith(".manifest") for name in place.session().list(f"{key}.lance/_versions")):
                 return None
-            raise StoreDamagedError(
-                f"store: the manifest of the view at {address} cannot be read ({_first_line(error)}); delete that "
-                "folder and extract again"
-            ) from error
+            if "os error" in str(error):  # the bytes may be sound
+                raise
+            raise _unreadable(address, _first_line(error)) from error
 
     @staticmethod
     def create(place: Place, view: View) -> LanceFolder:
@@ -148,7 +160,8 @@ class LanceFolder:
 
         created = datetime.now(UTC).isoformat(timespec="seconds")
         schema = _KEYS.with_metadata({"head2toe": view_to_json(view, created)})
-        with contextlib.suppress(OSError):
+        refused = None
+        try:
             lance.write_dataset(
                 schema.empty_table(),
                 place.join(f"{view.key}.lance"),
@@ -156,26 +169,33 @@ class LanceFolder:
                 data_storage_version=_FILE_VERSION,
                 storage_options=place.storage_options,
             )
+        except OSError as error:
+            refused = error
         folder = LanceFolder.open(place, view.key)
         if folder is None:
-            raise StoreError(f"store: the view {view} could not be made at {place.address}; is it writable?")
+            raise refused or StoreError(f"store: the view {view} could not be made at {place.address}; is it writable?")
         return folder
 
-    def refresh(self) -> bool:
-        """Move to the newest version; whether that is another one."""
-        before = self._dataset.version
-        if self._dataset.latest_version == before:
-            return False
-        self._dataset.checkout_latest()
-        self._look()
-        return self._dataset.version != before
+    @property
+    def version(self) -> int:
+        return self._dataset.version
+
+    def refresh(self) -> None:
+        """Move to the newest version; OSError where the view is gone, or was made again."""
+        if self._seen != self._manifest():
+            raise FileNotFoundError(f"{self.key} was removed or compacted")
+        if self._dataset.latest_version != self._dataset.version:
+            self._dataset.checkout_latest()
+            self._look()
 
     def fragments(self) -> list[Fragment]:
         names = {number: _tap_name(name) for name, number in self._columns.items()}
         found = []
         for fragment in self._metadata():
             keys, data = fragment.files
-            taps = tuple(names[i] for i in data.fields)
+            taps = tuple(names[i] for i in data.fields if i in names)
+            if len(set(taps)) < len(data.fields):  # a flipped bit would give one tap's numbers as another's
+                raise _unreadable(self.place.join(f"{self.key}.lance"), "a file names one tap twice, or an unknown one")
             found.append(Fragment(_file(keys), _file(data), taps, fragment.physical_rows))
         return found
 
@@ -273,8 +293,8 @@ class LanceFolder:
         """Commit `new` in the place of `old`, all or none; ConflictError if an old one is already gone."""
         from lance import LanceOperation
 
-        names = {fragment.data.name for fragment in old}
-        gone = [fragment.id for fragment in self._metadata() if str(fragment.files[1].path) in names]
+        names = {fragment.keys.name for fragment in old}  # which hold the inputs: equal features share a file
+        gone = [fragment.id for fragment in self._metadata() if str(fragment.files[0].path) in names]
         if len(gone) < len(names):
             raise ConflictError
         fragments = [self._to_lance(fragment) for fragment in new]
@@ -298,6 +318,16 @@ class LanceFolder:
         else:
             LanceDataset.drop(address, storage_options=self.place.storage_options)
 
+    def _manifest(self) -> tuple[int, int] | None:
+        """What tells this version's manifest from that of a view made again; None in a bucket, or where it is gone."""
+        if self.place.local is None:
+            return None
+        name = f"{(1 << 64) - 1 - self.version:020}.manifest"  # the newest comes first in a listing
+        with contextlib.suppress(FileNotFoundError):
+            found = (self.place.local / f"{self.key}.lance" / "_versions" / name).stat()
+            return found.st_ino, found.st_mtime_ns
+        return None
+
     def _look(self) -> None:
         """Note what the schema says: the view, and its taps by name in the order of their adding."""
         schema = self._dataset.schema
@@ -309,6 +339,7 @@ class LanceFolder:
         taps = [tap_from_json(field.metadata[b"tap"].decode()) for field in schema if field.metadata]
         self.taps = {tap.name: tap for tap in taps}
         self._columns = {field.name(): field.id() for field in self._dataset.lance_schema.fields()}
+        self._seen = self._manifest()
 
     def _metadata(self) -> list[FragmentMetadata]:
         return [fragment.metadata for fragment in self._dataset.get_fragments()]
@@ -327,6 +358,7 @@ class LanceFolder:
             )
         except CommitConflictError as error:
             raise ConflictError from error
+        self._seen = self._manifest()
 
     def _to_lance(self, fragment: Fragment) -> FragmentMetadata:
         from lance.fragment import DataFile, FragmentMetadata
@@ -395,6 +427,12 @@ def _let_pass(error: BaseException) -> None:
         raise error
     if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
         raise error
+
+
+def _unreadable(address: str, why: str) -> StoreDamagedError:
+    return StoreDamagedError(
+        f"store: the manifest of the view at {address} cannot be read ({why}); delete that folder and extract again"
+    )
 
 
 def _first_line(error: BaseException) -> str:
