@@ -97,8 +97,11 @@ def test_a_users_session(command, home, store):
     code, out, _ = command("store", "ls", "--store", store, "--json")
     (view,) = json.loads(out)
     assert (view["backbone"], view["rows"], view["target_size"]) == ("efficientnet_lite0", 30, 64)
-    assert command("store", "verify", "--store", store)[:2] == (0, "every byte matches its checksum\n")
+    assert command("store", "verify", "--store", store)[:2] == (0, "every byte of features matches its checksum\n")
     assert command("store", "show", view["key"][:8], "--store", store)[0] == 0
+    for doing in ("verify", "compact"):  # a mistyped place is no sound store
+        code, _, err = command("store", doing, "--store", home / "nowhere")
+        assert (code, "there is no view at" in err) == (2, True)
     assert command("store", "compact", "--store", store, "--json")[0] == 0
     assert command("store", "rm", view["key"], "--yes", "--store", store)[0] == 0
     assert command("store", "ls", "--store", store, "--json")[1] == "[]\n"
