@@ -196,3 +196,13 @@ def test_a_set_that_nobody_looks_into_costs_nothing(evidence):
         assert all(len(one.fits.lams) for one in kept)
     assert fitted.flops > named.flops
     assert [len(index) for index in sets] == sorted(counts, reverse=True)
+
+
+@pytest.mark.parametrize("name", sorted(SCORES))
+def test_every_criterion_judges_what_a_layer_on_all_features_reads(problem, evidence, name):
+    # all features kept: scaled before or after they are chosen, they are the same numbers
+    kept = replace(evidence, design=design_of(problem.table(Pool(64)), "kept"))
+    bare = replace(evidence, design=design_of(problem.table(Pool(64)), "none"))
+    scores = SCORES[name](evidence)
+    np.testing.assert_allclose(SCORES[name](kept), scores, rtol=1e-3, atol=1e-3 * scores.max())
+    assert name == "random" or not np.allclose(SCORES[name](bare), scores, rtol=1e-3, atol=1e-3 * scores.max())

@@ -1,12 +1,14 @@
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
+from scipy import sparse
 
 from head2toe.errors import DataError, FeatureError, NotConvergedError
-from head2toe.solvers import group_lasso
+from head2toe.solvers import group_lasso, ridge
 
-from .problems import ODDITIES, cross_entropy, dense, duality_gap, fista, norms, odd, problems
+from .problems import ODDITIES, cross_entropy, dense, duality_gap, fista, norms, odd, problems, softmax
 
 RNG = np.random.default_rng
 PLAIN = odd("plain", 40, 60, 4, RNG(0))
@@ -140,6 +142,35 @@ def test_the_same_call_gives_the_same_bits():
     one, two = solve(PLAIN), solve(PLAIN)
     np.testing.assert_array_equal(one.objectives, two.objectives)
     np.testing.assert_array_equal(one.coef(5)[1], two.coef(5)[1])
+
+
+def test_a_warm_start_where_nothing_is_active_moves_the_intercept_alone():
+    top = group_lasso.lam_max(PLAIN.X, PLAIN.y)
+    weights = np.random.default_rng(0).uniform(0.1, 2, len(PLAIN.y))
+    begun = group_lasso.path(PLAIN.X, PLAIN.y, [2 * top])
+    path = group_lasso.path(PLAIN.X, PLAIN.y, [3 * top], warm_start=begun, sample_weight=weights)
+    _, _, b = path.coef(0)
+    shares = np.bincount(PLAIN.y, weights) / weights.sum()
+    np.testing.assert_allclose(softmax(b[None])[0], shares, atol=1e-6)
+    path = group_lasso.path(PLAIN.X, PLAIN.y, [2 * top], warm_start=group_lasso.path(PLAIN.X, PLAIN.y, [0.1 * top]))
+    assert path.n_active.tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    "X",
+    [PLAIN.X[:, ::-1], PLAIN.X.astype(">f4"), [PLAIN.X[:, :0], PLAIN.X], [PLAIN.X.astype(np.float32)[:, :0], PLAIN.X]],
+)
+def test_matrices_that_lie_oddly_in_memory_are_read(X):
+    usual = PLAIN.X[:, ::-1].copy() if isinstance(X, np.ndarray) and X.strides[1] < 0 else PLAIN.X
+    path, same = group_lasso.path(X, PLAIN.y, n_lams=3), group_lasso.path(usual, PLAIN.y, n_lams=3)
+    np.testing.assert_allclose(path.objectives, same.objectives, rtol=1e-4)
+    np.testing.assert_allclose(ridge.gram(X), usual @ usual.T, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("convert", [sparse.csr_array, pd.DataFrame])
+def test_what_gives_no_arrays_is_named(convert):
+    with pytest.raises(FeatureError, match="should be a numpy array or a torch tensor"):
+        group_lasso.path(convert(PLAIN.X), PLAIN.y)
 
 
 def test_a_warm_start_continues_the_path():

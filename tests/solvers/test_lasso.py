@@ -4,7 +4,7 @@ from hypothesis import given, settings
 
 from head2toe.solvers import lasso
 
-from .problems import dense, duality_gap, fista, odd, problems
+from .problems import dense, duality_gap, fista, odd, problems, softmax
 
 PLAIN = odd("plain", 30, 40, 3, np.random.default_rng(0))
 
@@ -26,3 +26,13 @@ def test_single_weights_are_zero_within_active_rows():
     _, W, _ = lasso.path(PLAIN.X, PLAIN.y, n_lams=4).coef(3)
     assert (W == 0).any()
     assert W.any(1).all()
+
+
+def test_a_class_without_a_row_is_never_the_answer():
+    # class c is where feature c is low: a row that is high in all of them is far from every class that has rows
+    rng = np.random.default_rng(0)
+    y = np.arange(60) % 3
+    X = rng.standard_normal((60, 3)) * 0.1 + 3.0 * (np.arange(3) != y[:, None])
+    path = lasso.path(X, y, n_classes=4, lam_ratio=1e-3)
+    W, b = dense(path.coef(len(path.lams) - 1), 3)
+    assert softmax(np.full((1, 3), 6.0) @ W + b)[0, 3] < 1e-12

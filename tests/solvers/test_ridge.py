@@ -95,11 +95,61 @@ def test_a_class_that_a_fold_lacks_is_never_predicted():
     assert (path.intercepts[:, 3:] < path.intercepts[:, :3].min(1, keepdims=True) - 20).all()
 
 
-def test_scaled_blocks_of_any_dtype_give_the_inner_products_of_the_scaled_matrix():
+def test_blocks_of_any_dtype_give_the_inner_products_of_the_whole():
     half, brain = WIDE.X[:, :50].astype(np.float16), torch.from_numpy(WIDE.X[:, 50:]).bfloat16()
-    scale = [np.random.default_rng(4).uniform(0.5, 2, 40) for _ in range(2)]
-    whole = np.hstack((half.astype(float) * scale[0][:, None], brain.double().numpy() * scale[1][:, None]))
-    np.testing.assert_allclose(ridge.gram([half, brain], row_scale=scale), whole @ whole.T, rtol=1e-5, atol=1e-4)
+    whole = np.hstack((half.astype(float), brain.double().numpy()))
+    np.testing.assert_allclose(ridge.gram([half, brain]), whole @ whole.T, rtol=1e-5, atol=1e-4)
+
+
+def solved(X: np.ndarray, y: np.ndarray, lam: float, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """W (F, C) and its probabilities by Newton's method on centred float64 features."""
+    X = X - X.mean(0)
+    n, f = X.shape
+    ones = np.hstack([X, np.ones((n, 1))])
+    shrink = np.diag(np.tile(np.r_[np.full(f, lam), 0.0], n_classes))
+    U, Y = np.zeros((n_classes, f + 1)), np.eye(n_classes)[y]
+    for _ in range(60):
+        P = softmax(ones @ U.T)
+        g = ((P - Y).T @ ones / n + np.r_[np.full(f, lam), 0.0] * U).ravel()
+        H = np.block([[ones.T @ ((P[:, [a]] * ((a == b) - P[:, [b]]) / n) * ones) for b in range(n_classes)]
+                      for a in range(n_classes)]) + shrink  # fmt: skip
+        U = U - np.linalg.lstsq(H, g, rcond=1e-14)[0].reshape(U.shape)
+    return U[:, :-1].T, softmax(ones @ U.T)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e2, 1e4])
+def test_features_far_from_zero_have_the_weights_of_centred_ones(offset):
+    rng = np.random.default_rng(0)
+    y = np.arange(40) % 3
+    X = rng.standard_normal((40, 60))
+    X[:, 0] += 2 * (y == 1)
+    W, P = solved(X, y, 1e-2, 3)
+    path = ridge.path(ridge.gram(X + offset), y, [1e-2], tol=1e-3)
+    found = (X + offset).T @ path.dual[0]
+    assert np.linalg.norm(found - W) <= 2e-3 * np.linalg.norm(W)
+    np.testing.assert_allclose(softmax((X + offset) @ found + path.intercepts[0]), P, atol=2e-3)
+
+
+@pytest.mark.parametrize("wide", [1.0, 1e4])
+def test_one_wide_feature_hides_no_other(wide):
+    rng = np.random.default_rng(0)
+    y = np.arange(40) % 3
+    X = rng.standard_normal((40, 60)) * np.r_[np.ones(59), wide]
+    X[:, 0] += 2 * (y == 1)
+    W, _ = solved(X, y, 0.1, 3)
+    found = X.T @ ridge.path(ridge.row_space(X), y, [0.1]).dual[0]
+    assert np.linalg.norm(found - W) <= 1e-4 * np.linalg.norm(W)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_float32_products_do_not_lead_for_ever(seed):
+    # few features at a weak strength: float32 rounds the gradient more coarsely than the error that is asked for
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 4, 300)
+    X = np.maximum(rng.standard_normal((300, 2)), 0)
+    X = ((X - X.mean(0)) / X.std(0)).astype(np.float32)
+    path = ridge.path(ridge.gram(X), y, [1e-5], tol=1e-4)
+    assert path.residuals[0] <= 1e-4
 
 
 def test_wrong_input_is_refused():

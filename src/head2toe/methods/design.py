@@ -9,11 +9,11 @@ import numpy as np
 
 from head2toe.methods.final import Layer
 from head2toe.solvers import ridge
-from head2toe.solvers.matrix import columns
+from head2toe.solvers.matrix import Matrix, columns
 from head2toe.table import FeatureTable, Scaling, scaled
 from head2toe.taps import PooledTap
 
-SMALLEST = 1e-4  # deviations below this share of a tap's largest are rounding of the stored float16, not signal
+SMALLEST = 1e-4  # deviations below this share of a tap's largest are taken for rounding of stored and scaled numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,11 +79,16 @@ class Design:
         cuts = np.unique(np.searchsorted(index, np.cumsum([0, *parts])))
         return _standardised(np.hstack([scaled(raw[:, a:b], slice(None), "kept") for a, b in pairwise(cuts)]))
 
+    def whole(self) -> tuple[Matrix, Scale]:
+        """All features (n, F) as a layer on all of them reads them."""
+        if self.scaling != "kept":
+            return self.blocks, Scale(self.mean, self.inverse_deviation)
+        inputs = self.inputs(np.arange(self.n_features))
+        return inputs.features, inputs.scale
+
     def gram(self) -> np.ndarray:
         """Inner products (n, n) of all rows in what a layer on all features reads."""
-        if self.scaling == "kept":
-            return ridge.gram(self.inputs(np.arange(self.n_features)).features)
-        return ridge.gram(self.blocks)
+        return ridge.gram(self.whole()[0])
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from head2toe.methods.final import SCORING, fits_without
 from head2toe.methods.problem import spread
 from head2toe.selection import towards_taps
 from head2toe.solvers import group_lasso, ridge
-from head2toe.solvers.matrix import Matrix
+from head2toe.solvers.matrix import Matrix, columns
 
 PATH_STOP = 30  # active features that end the path: later ones are better told by the gradient (docs/solver.md)
 PATH_TOLERANCE = 1e-3  # relative duality gap
@@ -44,8 +44,7 @@ class Evidence:
     @property
     def matrix(self) -> Matrix:
         """All features (n, F) as a layer on all of them reads them."""
-        design = self.design
-        return design.blocks if design.scaling != "kept" else design.inputs(np.arange(design.n_features)).features
+        return self.design.whole()[0]
 
     @property
     def lengths(self) -> list[int]:
@@ -71,7 +70,7 @@ def group_lasso_norm(evidence: Evidence) -> np.ndarray:
 def group_lasso_path(evidence: Evidence, stop_at: int) -> group_lasso.Path:
     """The path of the rows not held out, to the first strength with so many active features."""
     return group_lasso.path(
-        evidence.design.blocks,
+        evidence.matrix,
         evidence.labels,
         n_classes=evidence.n_classes,
         sample_weight=(~evidence.held_out).astype(np.float64),
@@ -117,7 +116,7 @@ def stable(evidence: Evidence) -> np.ndarray:
 
 def variance(evidence: Evidence) -> np.ndarray:
     """The variance of the scaled feature over all rows."""
-    inverse = evidence.design.inverse_deviation
+    inverse = evidence.design.whole()[1].inverse_deviation
     return np.divide(1.0, inverse, out=np.zeros_like(inverse), where=inverse > 0) ** 2
 
 
@@ -181,7 +180,7 @@ def _of_varying(evidence: Evidence, judge: Callable[[np.ndarray, np.ndarray], np
     where the filter cannot judge such rows.
     """
     design, seen = evidence.design, ~evidence.held_out
-    X = design.features(np.arange(design.n_features))[seen]
+    X = columns(evidence.matrix).take(np.arange(design.n_features), np.float32)[seen]
     varying = np.ptp(X, axis=0) > 0
     scores = np.zeros(design.n_features)
     try:

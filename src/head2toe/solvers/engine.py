@@ -186,7 +186,7 @@ class _Model:
         """
         bend, strength, size = W.dtype.type(curvature), W.dtype.type(lam), len(W)
         block = size if W.size <= SMALL else BLOCK
-        parts = [slice(first, first + block) for first in range(0, size, block)]
+        parts = [slice(first, first + block) for first in range(0, size, max(1, block))]
         own = [np.ascontiguousarray(self.gram[part, part]) for part in parts]
         V, G, largest = W.T.copy(), G.T.copy(), 0.0
         for _ in range(SWEEPS):

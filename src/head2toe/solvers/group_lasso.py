@@ -100,7 +100,7 @@ def cross_validate(
     All folds meet the same strengths and share every product over all features and every gathered column. A class that
     a fold's rows lack gets zero weights and an intercept far below the others.
     """
-    X = columns(X).to(device)
+    X, y = columns(X).to(device), np.asarray(y)
     if folds.shape != (X.n,):
         raise DataError(f"cross_validate: {X.n} fold numbers are needed, one a row, got shape {folds.shape}")
     if len(np.unique(folds)) < 2:

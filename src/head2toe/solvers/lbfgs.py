@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 MEMORY = 12  # pairs of steps that L-BFGS remembers
 STEEP = 0.5  # the share of a step's downward slope that it may rise with at its end
 ROUGH = 1e-3  # the relative error down to which float32 products lead
+STALLED = 1e-7  # the share of the objective by which a step must lower it for float32 products to lead further
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +135,8 @@ def _minimise(
 ) -> State:
     """L-BFGS, preconditioned by the mean curvature of each coordinate and class.
 
-    Products are float32 until the error is small, then everything is computed anew in float64.
+    Products are float32 until the error is small, or until float32 brings the objective no lower; then everything is
+    computed anew in float64.
     """
     penalty = np.full(U.shape[1], lam, U.dtype)
     penalty[-1] = 0.0
@@ -142,10 +144,10 @@ def _minimise(
     loss = problem.at(Z)
     value = loss.value + 0.5 * _dot(penalty * U, U)
     g = problem.gradient(loss.residual, exact) + penalty * U
-    error = np.inf
+    error = last = np.inf
     for step in range(max_iter + 1):
         error = _error(g, penalty * U, lam, tol)
-        if not exact and error <= max(tol, ROUGH):
+        if not exact and (error <= max(tol, ROUGH) or last - value <= STALLED * abs(value)):
             exact, Z = True, problem.logits(U)
             loss = problem.at(Z)
             value = loss.value + 0.5 * _dot(penalty * U, U)
@@ -157,6 +159,7 @@ def _minimise(
         D = -memory.direction(g, scale)
         slope = _dot(g, D)
         ZD = problem.logits(D, exact)
+        last = value
         t, loss, value = _search(problem, Z, ZD, U, D, penalty, value, slope)
         Z, S = Z + t * ZD, t * D
         U = U + S

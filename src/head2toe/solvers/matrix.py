@@ -56,7 +56,7 @@ class Columns:
         """(block index, first feature, (n, m) array in `dtype`): views where the block already has that dtype."""
         for index, (block, start) in enumerate(zip(self.blocks, self.offsets, strict=False)):
             length = int(block.shape[1])
-            width = length if _is(block, dtype) else max(1, CHUNK_BYTES // (self.n * np.dtype(dtype).itemsize))
+            width = max(1, length if _is(block, dtype) else CHUNK_BYTES // (self.n * np.dtype(dtype).itemsize))
             for first in range(0, length, width):
                 yield index, int(start) + first, _array(block[:, slice(first, first + width)], dtype)
                 _forget(block)
@@ -74,7 +74,7 @@ class Columns:
         there: dict[torch.device, torch.Tensor] = {}
         for index, (block, start) in enumerate(zip(self.blocks, self.offsets, strict=False)):
             length, whole = int(block.shape[1]), _is(block, np.float64 if self.double else np.float32)
-            width = length if whole else max(1, BUFFER_BYTES // (dtype.itemsize * self.n))
+            width = max(1, length if whole else BUFFER_BYTES // (dtype.itemsize * self.n))
             buffer = None
             for first in range(0, length, width):
                 chunk = _tensor(block[:, slice(first, first + width)])
@@ -124,6 +124,11 @@ def columns(X: Matrix) -> Columns:
         if not hasattr(block, "shape") or len(block.shape) != 2:
             shape = getattr(block, "shape", type(block).__name__)
             raise FeatureError(f"solver: block {position} of X should be a matrix (n, features), got {shape}")
+        if not _gives_arrays(block):
+            raise FeatureError(
+                f"solver: block {position} of X should be a numpy array or a torch tensor, or give such by slices; got "
+                f"{type(block).__name__}; convert it (to_numpy(), toarray())"
+            )
         if block.shape[0] != blocks[0].shape[0]:
             raise FeatureError(
                 f"solver: every block of X should have {blocks[0].shape[0]} rows as block 0 has, "
@@ -133,6 +138,16 @@ def columns(X: Matrix) -> Columns:
     if blocks[0].shape[0] == 0 or sum(lengths) == 0:
         raise FeatureError(f"solver: X should have rows and columns, got {blocks[0].shape[0]} x {sum(lengths)}")
     return Columns(blocks, np.concatenate(([0], np.cumsum(lengths))).astype(np.int64))
+
+
+def _gives_arrays(block: Block) -> bool:
+    """Whether slices of a block are arrays: not those of a sparse matrix or a data frame."""
+    if isinstance(block, np.ndarray):
+        return True
+    try:
+        return type(block[slice(0, 1), slice(0, 1)]).__name__ in ("ndarray", "memmap", "Tensor", "Parameter")
+    except Exception:  # a frame's KeyError and its like
+        return False
 
 
 def refuse_non_finite(values: np.ndarray, first: int, chunk: np.ndarray, block: int) -> None:
@@ -175,6 +190,8 @@ def _tensor(part: np.ndarray | torch.Tensor) -> torch.Tensor:
 
     if isinstance(part, torch.Tensor):
         return part.detach()
+    if not part.dtype.isnative or min(part.strides) < 0:  # what torch cannot look at
+        return torch.from_numpy(np.array(part, part.dtype.newbyteorder("="), order="C"))
     return torch.from_numpy(part if part.flags.writeable else part.copy())
 
 

@@ -41,8 +41,9 @@ class RidgePath:
     """Fits at k strengths, in the order they were asked for.
 
     Logits of new rows are K_new @ dual[i] + intercepts[i], with K_new (m, n) their inner products with the fitted rows;
-    the weights are `weights(X, dual[i])`. `residuals` (k,) bound the relative error of those weights: the norm of the
-    objective's gradient over the norm of lam W.
+    the weights are `weights(X, dual[i])`. `residuals` (k,) bound the relative error of those weights. They (the
+    norm of the objective's gradient over that of lam W) and `objectives` are of where the iteration ended; `dual` is
+    one step further.
     """
 
     lams: np.ndarray
@@ -53,22 +54,13 @@ class RidgePath:
     n_iter: int
 
 
-def gram(
-    X: Matrix,
-    other: Matrix | None = None,
-    *,
-    row_scale: Sequence[np.ndarray] | None = None,
-    other_scale: Sequence[np.ndarray] | None = None,
-) -> Float[np.ndarray, "m n"]:
+def gram(X: Matrix, other: Matrix | None = None) -> Float[np.ndarray, "m n"]:
     """Inner products of the rows of X (m, F) with those of `other` (n, F), or of X itself: (m, n) float64.
 
-    `row_scale` gives, per block, a factor for each row (m,): the unit norm per tap without a scaled copy of X. Products
-    are float32 (float64 for float64 input), chunks of features are summed in float64.
+    Products are float32 (float64 for float64 input), chunks of features are summed in float64.
     """
     left = columns(X)
     right = left if other is None else columns(other)
-    if other is None:
-        other_scale = row_scale
     if left.n_features != right.n_features:
         raise FeatureError(f"gram: both sides need the same features, got {left.n_features} and {right.n_features}")
     dtype = np.float64 if left.double or right.double else np.float32
@@ -78,10 +70,6 @@ def gram(
         work.product(a.shape, right.n)
         product = (a @ b.T).astype(np.float64)
         refuse_non_finite(product, first, a, block)
-        if row_scale is not None:
-            product *= row_scale[block][:, None]
-        if other_scale is not None:
-            product *= other_scale[block][None, :]
         total += product
     return total
 
@@ -90,7 +78,7 @@ def row_space(X: Matrix, dtype: type[np.floating] = np.float64) -> RowSpace:
     """Coordinates of the rows of X (n, F) in their span; the smaller of the n x n and F x F products is used."""
     X = columns(X)
     if X.n_features >= X.n:
-        return row_space_of_gram(gram(X).astype(dtype))
+        return row_space_of_gram(gram(X).astype(dtype), exact=X.double)
     features = X.take(np.arange(X.n_features), dtype)
     refuse_non_finite(features, 0, features, 0)
     mean = features.mean(0)
@@ -102,14 +90,20 @@ def row_space(X: Matrix, dtype: type[np.floating] = np.float64) -> RowSpace:
     return RowSpace(features @ rotation, offset)
 
 
-def row_space_of_gram(K: Float[np.ndarray, "n n"]) -> RowSpace:
-    """Coordinates of rows known only by their inner products K (n, n); float32 stays float32, for speed."""
+def row_space_of_gram(K: Float[np.ndarray, "n n"], *, exact: bool = False) -> RowSpace:
+    """Coordinates of rows known only by their inner products K (n, n); float32 stays float32, for speed.
+
+    Directions are left out that rounding could have made: those with 1e-8 of the largest eigenvalue, as products of
+    float32 features have it, or, where K is `exact` in float64, with n times that type's rounding.
+    """
     if not np.isfinite(K).all():
         raise FeatureError("ridge: the Gram matrix should be finite; look for NaN or infinite features")
     work.eigendecomposition(len(K))
     offset = K.mean(1)
     values, vectors = _eigh(K - offset[:, None] - offset[None, :] + offset.mean())
     share = SMALLEST_IN_FLOAT32 if K.dtype == np.float32 else SMALLEST_EIGENVALUE
+    if exact and K.dtype == np.float64:
+        share = len(K) * np.finfo(np.float64).eps
     keep = values > share * max(values[-1], np.finfo(np.float32).tiny)
     return RowSpace(vectors[:, keep] * np.sqrt(values[keep]), offset)
 
@@ -129,9 +123,9 @@ def path(
 
     float32 inner products or coordinates are solved in float32: about twice as fast, for a `tol` of 1e-3 or more.
 
-    A class without a row gets zero weights and an intercept far below the others. Raises NotConvergedError if a
-    residual stays above `tol`, one for all strengths or one each; with strict=False the residuals alone tell, for fits
-    that only choose between settings.
+    A class without a row gets the others' mean weights, which are zero, and an intercept far below them. Raises
+    NotConvergedError if a residual stays above `tol`, one for all strengths or one each; with strict=False the
+    residuals alone tell, for fits that only choose between settings.
     """
     space = K if isinstance(K, RowSpace) else row_space_of_gram(_floating(K))
     target = targets(y, len(space.coordinates), n_classes, sample_weight)
@@ -144,6 +138,7 @@ def path(
     for i, state in solutions(problem, lams, np.broadcast_to(tol, lams.shape), max_iter, strict):
         steps += state.steps
         present = -state.residual.T / lams[i]
+        present -= target.weights[:, None] * present.sum(0)  # zero at the optimum: else the mean row would have a say
         dual[i], intercepts[i] = all_classes(
             present, state.U[:, -1] - space.offset @ present, target.present, target.n_classes
         )

@@ -55,14 +55,19 @@ def check_weights(sample_weight: np.ndarray | None, n_rows: int) -> np.ndarray:
     weights = np.asarray(sample_weight, np.float64)
     if weights.shape != (n_rows,):
         raise DataError(f"solver: {n_rows} sample weights are needed, one a row of X, got shape {weights.shape}")
-    if not np.isfinite(weights).all() or (weights < 0).any() or weights.sum() == 0:
+    if not np.isfinite(weights.sum()) or (weights < 0).any() or weights.sum() == 0:
         raise DataError("solver: sample weights should be finite, at least 0 and not all 0")
     return weights / weights.sum()
 
 
 def all_classes(W: np.ndarray, b: np.ndarray, present: np.ndarray, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Spread W (a, c) and b (c,) of the present classes over all: absent ones get zero weights and a far intercept."""
+    """Spread W (a, c) and b (c,) of the present classes over all: absent ones get their mean and a far intercept.
+
+    Whatever the row, an absent class is then below the mean of the others. With l2 and l2,1 that mean is zero.
+    """
     full_W = np.zeros((W.shape[0], n_classes), W.dtype)
+    if len(present) < n_classes:
+        full_W += W.mean(axis=1, keepdims=True)
     full_b = np.full(n_classes, b.min() - ABSENT)
     full_W[:, present] = W
     full_b[present] = b

@@ -33,7 +33,8 @@ class Path:
 
     `objectives` (k,) float64 are those of the penalised problem; `residuals` (k,) are duality gaps over all features,
     relative to the objective, so that no other weights lower it by more; `n_active` (k,) counts non-zero rows;
-    `seconds` (k,) per strength; `gradient_norms` (F,) are those of the loss at the last solution, at most its strength.
+    `seconds` (k,) per strength; `gradient_norms` (F,) are those of the loss at the last solution, at most its strength
+    but for what the gap allows.
     """
 
     lams: np.ndarray
