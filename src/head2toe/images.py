@@ -7,7 +7,7 @@ import math
 import sys
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import UInt8
@@ -43,8 +43,24 @@ class ImagePreprocess:
     crop_pct: float = 1.0
 
     def __post_init__(self) -> None:
-        if min(self.size) < 1:
-            raise DataError(f"ImagePreprocess: size must be (height, width) of at least 1, got {self.size}")
+        if (
+            len(self.size) != 2
+            or not all(isinstance(side, (int, np.integer)) for side in self.size)
+            or min(self.size) < 1
+        ):
+            raise DataError(f"ImagePreprocess: size must be (height, width), integers of at least 1, got {self.size}")
+        if not {len(self.mean), len(self.std)} <= {1, 3} or min(self.std) <= 0:
+            raise DataError(
+                "ImagePreprocess: mean and std hold a number a channel, or one for all, those of std above 0; got "
+                f"{self.mean} and {self.std}"
+            )
+        if self.interpolation not in get_args(Interpolation):
+            raise DataError(
+                f"ImagePreprocess: interpolation must be one of {', '.join(get_args(Interpolation))}, got "
+                f"'{self.interpolation}'"
+            )
+        if self.resize not in get_args(Resize):
+            raise DataError(f"ImagePreprocess: resize must be squash or crop, got '{self.resize}'")
         if not 0.0 < self.crop_pct <= 1.0:
             raise DataError(f"ImagePreprocess: crop_pct must be in (0, 1], got {self.crop_pct}")
         if self.resize == "squash" and self.crop_pct != 1.0:

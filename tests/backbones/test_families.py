@@ -107,6 +107,19 @@ def test_a_file_with_a_card(tmp_path):
     (tmp_path / "net.json").write_text(json.dumps(card | {"architecture": "resnet34"}))
     with pytest.raises(BackboneError, match="do not fit"):
         load_backbone(path)
+    for change, message in (
+        ({"architecture": "resnet19"}, "did you mean 'resnet1"), ({"model_args": {"wings": 2}}, "wings"),
+        ({"interpolation": "cubic"}, "cannot be used.*cubic"), ({"std": [1, 0, 1]}, "those of std above 0"),
+        ({"mean": [0, 0]}, "a number a channel"), ({"input_size": [3, 64.0, 64.0]}, r"cannot be used.*64\.0"),
+        ({"architecture": None}, "cannot be used"),
+    ):  # fmt: skip
+        (tmp_path / "net.json").write_text(json.dumps(card | change))
+        with pytest.raises(BackboneError, match=message):
+            load_backbone(path)
+    (tmp_path / "net.json").write_text(json.dumps(card))
+    (tmp_path / "net.safetensors").write_bytes((tmp_path / "net.safetensors").read_bytes()[:1000])
+    with pytest.raises(BackboneError, match="cannot be read"):
+        load_backbone(path)
 
 
 class Trap:
@@ -162,6 +175,8 @@ def test_torchvisions_checkpoints_run_nothing(tmp_path, monkeypatch, capsys):
         ("file:weights.npz", "expected weights in .safetensors"),
         ("file:weights.pth", "'weights.pth' is missing"),
         ("timm/", "no backbone id"),
+        ("torchvison/resnet50", "did you mean 'torchvision/resnet50'"),
+        ("timm/resnet50.nosuch", "no weights called 'nosuch' of resnet50; it has a1_in1k"),
     ],
 )
 def test_unknown_ids_are_refused_with_near_names(name, message):
@@ -195,3 +210,28 @@ def test_torchvision(name):
     assert backbone.tap(backbone.logits).shape == (1000,)
     assert backbone.tap(backbone.prelogits).channels in (512, 1024)
     assert len(backbone.taps) > 20
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_networks_with_branches_are_the_same_with_weights_and_without(name, tmp_path, monkeypatch):
+    from torchvision import models
+
+    weights = models.get_model_weights(name)["DEFAULT"]
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    cache = tmp_path / "hub" / "checkpoints" / weights.url.rpartition("/")[2]
+    cache.parent.mkdir(parents=True)
+    torch.save(models.get_model(name, weights=None, aux_logits=True, init_weights=False).state_dict(), cache)
+    trained, bare = (
+        load_backbone(f"torchvision/{name}", weights=asked, image_size=96, precision="float32").networks[0].module
+        for asked in (True, False)
+    )
+    assert trained.state_dict().keys() == bare.state_dict().keys()
+    bare.load_state_dict(trained.state_dict())
+    with torch.inference_mode():
+        pixels = torch.rand(2, 3, 96, 96)
+        assert torch.equal(trained(pixels), bare(pixels))
+
+
+def test_a_crop_that_timm_makes_otherwise_is_refused():
+    with pytest.raises(BackboneError, match="crop mode 'squash'"):
+        load_backbone("timm/dm_nfnet_f0", weights=False, resize="crop", image_size=32)

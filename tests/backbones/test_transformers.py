@@ -1,6 +1,7 @@
 """Encoders of pictures, text and sound from local folders: small configurations, random weights, real processors."""
 
 import json
+import shutil
 import wave
 from io import BytesIO
 from pathlib import Path
@@ -8,10 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from head2toe.backbones import load_backbone
 from head2toe.backbones.core import Backbone
+from head2toe.backbones.sequences import Tokens, read_tokenizer
+from head2toe.backbones.transformers_models import _content
 from head2toe.cli import app
 from head2toe.data import load_task, task_from_arrays
 from head2toe.errors import BackboneError, DataError
@@ -249,3 +253,106 @@ class OwnModel(ViTModel):
     assert len([line for line in run.stdout.splitlines() if line.startswith("{")]) == len(backbone.taps)
     again = untrained(backbone, seed=1).networks[0].module.state_dict()
     assert any(not torch.equal(again[name], was) for name, was in backbone.networks[0].module.state_dict().items())
+
+
+def test_a_pooler_that_a_checkpoint_lacks_is_done_without(folder, tmp_path):
+    transformers.ViTModel.from_pretrained(folder / "vit", add_pooling_layer=False).save_pretrained(tmp_path / "vit")
+    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "vit")
+    one, again = load(tmp_path, "vit"), load(tmp_path, "vit")
+    assert one.fingerprint == again.fingerprint
+    assert not [tap.name for tap in one.taps if "pooler" in tap.name]
+    assert one.prelogits == "layernorm"
+
+
+def test_weights_that_a_checkpoint_lacks_are_not_drawn(folder, tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    for name in ("config.json", "preprocessor_config.json"):
+        (tmp_path / name).write_text((folder / "vit" / name).read_text())
+    state = load_file(folder / "vit" / "model.safetensors")
+    lost = sorted(name for name in state if ".1." in name)
+    save_file({name: tensor for name, tensor in state.items() if name not in lost}, tmp_path / "model.safetensors")
+    with pytest.raises(BackboneError, match="the checkpoint lacks weights of ViTModel, which would be random"):
+        load_backbone(f"hf/{tmp_path}")
+    (tmp_path / "model.safetensors").write_bytes(b"no weights at all")
+    with pytest.raises(BackboneError, match="cannot load it"):
+        load_backbone(f"hf/{tmp_path}")
+
+
+def test_a_network_that_masks_its_input_at_random_is_refused(tmp_path):
+    small = {**SMALL, "decoder_hidden_size": 32, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2}
+    transformers.ViTMAEModel(transformers.ViTMAEConfig(**small, image_size=32, patch_size=8)).save_pretrained(tmp_path)
+    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    with pytest.raises(BackboneError, match="two passes over the same inputs differ"):
+        load_backbone(f"hf/{tmp_path}")
+
+
+@pytest.mark.parametrize(("name", "one"), [("bert", "a cat"), ("wav2vec2", np.full(4000, 0.1, np.float32))])
+def test_the_fingerprint_is_that_of_the_content(folder, tmp_path, name, one):
+    first = load(folder, name)
+    first.preprocess(one)  # a tokenizer keeps the length that it was last asked for
+    shutil.copytree(folder / name, tmp_path / "moved")
+    moved = load_backbone(f"hf/{tmp_path / 'moved'}", precision="float32", trust_remote_code=True)
+    assert first.fingerprint == load(folder, name).fingerprint == moved.fingerprint
+    if name == "bert":
+        text = (tmp_path / "moved" / "tokenizer.json").read_text()
+        (tmp_path / "moved" / "tokenizer.json").write_text(text.replace('"cat": 6', '"dog": 6'))
+        read_tokenizer.cache_clear()
+        assert load(tmp_path, "moved").fingerprint != first.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("processor", "resize"),
+    [(transformers.ViTImageProcessor(size={"height": 32, "width": 32}, resample=0), "squash"),
+     (transformers.EfficientNetImageProcessor(size={"height": 32, "width": 32}, resample=0), "squash"),
+     (transformers.ConvNextImageProcessor(size={"shortest_edge": 32}, crop_pct=0.875), "crop")],
+    ids=["nearest", "twice", "crop"],
+)  # fmt: skip
+def test_pictures_are_what_the_models_own_processor_makes_of_them(folder, tmp_path, processor, resize):
+    shutil.copytree(folder / "vit", tmp_path / "vit")
+    processor.save_pretrained(tmp_path / "vit")
+    backbone = load_backbone(f"hf/{tmp_path / 'vit'}", precision="float32", resize=resize)
+    y, x = np.mgrid[:64, :64] / 63
+    smooth = np.stack([255 * x, 255 * y, 127 * (x + y)], -1).astype(np.uint8)
+    (batch,) = backbone.collate([backbone.preprocess(smooth)])
+    theirs = processor(Image.fromarray(smooth), return_tensors="pt")["pixel_values"].float()
+    spread = float(theirs.max() - theirs.min())
+    torch.testing.assert_close(batch.args[0], theirs, rtol=0, atol=0.03 * spread)
+
+
+def test_a_processor_that_does_more_than_we_do_is_refused(folder, tmp_path):
+    shutil.copytree(folder / "vit", tmp_path / "vit")
+    transformers.MobileViTImageProcessor(size={"shortest_edge": 32}, do_center_crop=False).save_pretrained(
+        tmp_path / "vit"
+    )
+    with pytest.raises(BackboneError, match="pictures in BGR"):
+        load(tmp_path, "vit")
+
+
+def test_two_networks_that_hear_are_extracted_side_by_side(folder, tmp_path):
+    both = load_backbone(f"hf/{folder / 'wav2vec2'}+hf/{folder / 'hubert'}", precision="float32", taps="blocks")
+    noise = np.random.default_rng(0).normal(0, 0.1, (4, 8000)).astype(np.float32)
+    task = task_from_arrays(list(noise), [0, 1, 0, 1])
+    assert extract(both, [task.train], FeatureStore(tmp_path / "store"), [Pool(0)], progress=False).computed == 4
+    with pytest.raises(DataError, match="expected mono samples"):
+        both.check(noise)
+
+
+def test_a_tokenizer_in_python_is_signed_too(tmp_path):
+    config = transformers.CanineConfig(**SMALL, num_hash_buckets=64, local_transformer_stride=16)
+    transformers.CanineModel(config).save_pretrained(tmp_path)
+    transformers.ByT5Tokenizer().save_pretrained(tmp_path)
+    tokenizer = read_tokenizer(str(tmp_path), False)
+    assert not hasattr(tokenizer, "backend_tokenizer")
+    assert len(_content(tokenizer)) == 64
+    assert _content(tokenizer) != _content(transformers.ByT5Tokenizer(extra_ids=7))
+
+
+def test_a_text_without_tokens_is_told(tmp_path):
+    from tokenizers import Tokenizer, models
+
+    plain = Tokenizer(models.WordLevel({word: k for k, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    made = transformers.PreTrainedTokenizerFast(tokenizer_object=plain, pad_token="[PAD]", unk_token="[UNK]")
+    made.save_pretrained(tmp_path)
+    with pytest.raises(DataError, match="the text is empty"):
+        Tokens(str(tmp_path), "", 16)("")

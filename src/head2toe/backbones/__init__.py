@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from head2toe.errors import BackboneError
 
@@ -45,8 +45,13 @@ def load_backbone(
     'bn1'
     """
     from head2toe.backbones import build as make
+    from head2toe.backbones import core
     from head2toe.backbones.select import cut, select
 
+    if precision not in (None, *get_args(core.Precision)):
+        raise BackboneError(f"precision '{precision}': expected one of {', '.join(get_args(core.Precision))}")
+    if resize not in ("squash", "crop"):
+        raise BackboneError(f"resize '{resize}': expected squash or crop")
     options = make.Options(_precision(precision, device), device, resize, image_size, weights, trust_remote_code)
     if isinstance(model, str):
         if preprocess is not None or run is not None:
@@ -56,6 +61,8 @@ def load_backbone(
     else:
         from head2toe.backbones.module import load_module
 
+        if image_size is not None or resize != "squash":
+            raise BackboneError("image_size and resize go with a name; a module has them in its preprocess")
         backbone = load_module(model, preprocess, run, options)
     if taps != "all":
         backbone = replace(backbone, taps=select(backbone, taps))
@@ -95,7 +102,11 @@ def _load_named(name: str, options: Options) -> Backbone:
     near = difflib.get_close_matches(name, ["efficientnet_lite0"], 1, 0.5)
     if not separator and not near:
         near = [f"{kind}/{name}" for kind in ("timm", "torchvision") if _has(kind, name)]
-    meant = f"; did you mean '{near[0]}'?" if near else ""
+    if separator:
+        near = [
+            f"{kind}/{rest}" for kind in difflib.get_close_matches(family.lower(), ("timm", "torchvision", "hf"), 1)
+        ]
+    meant = f"; did you mean '{near[0]}'?" if near else "."
     raise BackboneError(f"'{name}' is no backbone id{meant} Expected one of: {', '.join(FAMILIES)}")
 
 

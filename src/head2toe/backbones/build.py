@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,8 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from head2toe import images
 from head2toe.backbones.core import Backbone, Batch, Feed, Network, Precision, Preprocess, Run, call_module, pack
-from head2toe.backbones.probe import BATCH, Site, find_sites
+from head2toe.backbones.identity import describe
+from head2toe.backbones.probe import BATCH, Site, find_sites, first_tensor
 from head2toe.errors import BackboneError
 from head2toe.taps import Tap
 
@@ -48,10 +49,12 @@ def build(
     run: Run = call_module,
     prefix_tokens: int | None = None,
     sequence: int | None = None,
+    repeats: bool = False,
 ) -> Backbone:
     """Freeze `module` (which the caller gives away), find its taps and sign everything that decides its features.
 
-    It runs with channels last in memory, where convolutions are faster, unless it can only be run without.
+    It runs with channels last in memory, where convolutions are faster, unless it can only be run without. With
+    `repeats`, for networks that nobody has looked at, one whose two passes over the same inputs differ is refused.
     """
     module = module.eval().requires_grad_(False)
     fingerprint = _fingerprint(architecture, module, preprocess, options.precision)
@@ -68,6 +71,8 @@ def build(
         _lay_out(module, torch.contiguous_format)
         run = _contiguous(run)
         sites = found()
+    if repeats:
+        _refuse_random(name, _probing(name, module, run, batch))
     if batch.mask is not None:
         sites = tuple(replace(site, tap=_padded(site.tap, batch.mask)) for site in sites)
     return Backbone(
@@ -107,6 +112,11 @@ class SideBySide:
     """Every network's own preprocessing of one input, packed into one array."""
 
     parts: tuple[Preprocess, ...]
+
+    def check(self, encoded: bytes | np.ndarray | str, /) -> None:
+        """Raise DataError for what one of them cannot read."""
+        for part in self.parts:
+            getattr(part, "check", images.check)(encoded)
 
     def __call__(self, encoded: bytes | np.ndarray | str, /) -> np.ndarray:
         return pack([part(encoded) for part in self.parts])
@@ -167,6 +177,19 @@ def _probing(name: str, module: nn.Module, run: Run, batch: Batch) -> Callable[[
     return probe
 
 
+def _refuse_random(name: str, probe: Callable[[], object]) -> None:
+    """BackboneError where two passes over the same inputs differ by more than rounding."""
+    with torch.inference_mode():
+        one, other = first_tensor(probe()), first_tensor(probe())
+    if one is None or other is None:
+        return
+    if one.shape != other.shape or (one - other).norm() > 1e-2 * one.norm():
+        raise BackboneError(
+            f"{name}: two passes over the same inputs differ, so that its features would not be those of the inputs; "
+            "it draws random numbers though it is in eval mode (a mask, a dropout by function): switch that off"
+        )
+
+
 def _fingerprint(architecture: str, module: nn.Module, preprocess: Preprocess, precision: Precision) -> str:
     """sha256 (hex) over what decides a feature: architecture, every weight, preprocessing, precision, tap format."""
     digest = hashlib.sha256()
@@ -179,16 +202,3 @@ def _fingerprint(architecture: str, module: nn.Module, preprocess: Preprocess, p
         digest.update(f"{name}:{data.dtype}:{tuple(data.shape)};".encode())
         digest.update(data.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def describe(value: object) -> str:
-    """A text that is the same in every process: repr without memory addresses, functions with their code."""
-    code = getattr(value, "__code__", None)
-    if code is not None:
-        body = hashlib.sha256(code.co_code + repr(code.co_consts).encode()).hexdigest()
-        return _steady(f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', '')}:{body}")
-    return _steady(f"{type(value).__module__}.{value!r}")
-
-
-def _steady(text: str) -> str:
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)

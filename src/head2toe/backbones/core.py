@@ -200,8 +200,8 @@ class Backbone:
         raise BackboneError(f"{self.id}: no tap is called '{name}'; near names: {', '.join(near)}; see 'head2toe taps'")
 
 
-class _EnoughError(Exception):
-    """The deepest asked tap was read; the rest of the network need not run."""
+class _EnoughError(BaseException):
+    """The deepest asked tap was read; the rest of the network need not run, nor may it catch this by `Exception`."""
 
 
 def _pass(

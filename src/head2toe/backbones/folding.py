@@ -8,6 +8,7 @@ Modules stay as they are: while a pass runs, torch's two functions are called wi
 from __future__ import annotations
 
 import inspect
+import weakref
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -28,6 +29,8 @@ from head2toe.errors import BackboneError
 SmallPass = Callable[[Callable[[object], None]], object]
 _NORM = inspect.signature(functional.batch_norm)
 _FOLDING = (torch.float32, torch.bfloat16)  # a folded weight can be too large for float16
+# of the norm of a map: by how much two ways of rounding through a deep network may differ
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 _QUESTIONS = (int, torch.Size, torch.dtype, torch.device, torch.layout)  # what a shape or type is asked for gives
 
 
@@ -69,7 +72,8 @@ def folded(module: nn.Module, kind: Hashable, small_pass: SmallPass) -> Abstract
         return nullcontext()
     known = _KNOWN.setdefault(module, _Known())
     if kind not in known.passes or not all(pair.is_current for pair in known.passes[kind]):
-        known.passes[kind] = tuple(_found(module, known, small_pass))
+        pairs = tuple(_found(module, known, small_pass))
+        known.passes[kind] = pairs if pairs and _computes_the_same(pairs, small_pass) else ()
     return _Folded(known.passes[kind]) if known.passes[kind] else nullcontext()
 
 
@@ -99,6 +103,20 @@ def _found(module: nn.Module, known: _Known, small_pass: SmallPass) -> Iterator[
             if name not in known.pairs or not known.pairs[name].is_current:
                 known.pairs[name] = _pair(convolution, norm)
             yield known.pairs[name]
+
+
+def _computes_the_same(pairs: Sequence[_Pair], small_pass: SmallPass) -> bool:
+    """Whether what a small pass reads is the same with and without folding: scripted functions read unseen."""
+    plain, quick = list[Tensor](), list[Tensor]()
+    with torch.inference_mode():
+        small_pass(lambda value: plain.extend(x.double() for x in _tensors(value)))
+        try:
+            with _Folded(pairs):
+                small_pass(lambda value: quick.extend(x.double() for x in _tensors(value)))
+        except BackboneError:
+            return False
+    share = TOLERANCE[pairs[0].weight.dtype]
+    return all((a - b).norm() <= share * a.norm() for a, b in zip(plain, quick, strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,6 +224,7 @@ class _Folded(TorchFunctionMode):
         self._by_weight = {id(pair.sources[0]): pair for pair in pairs}
         self._by_mean = {id(pair.sources[1]): pair for pair in pairs}
         self._made: dict[_Pair, Tensor] = {}
+        self._spent: dict[int, weakref.ref[Tensor]] = {}
 
     def __torch_function__(
         self,
@@ -224,8 +243,18 @@ class _Folded(TorchFunctionMode):
                 raise BackboneError(
                     "forward: a normalisation reads another map than before; the network chooses its path"
                 )
-            return args[0]
-        return func(*args, **kwargs)
+            normalised = args[0].view_as(args[0])  # what reads the map itself from now on is told from what reads this
+            self._spent[id(args[0])] = weakref.ref(args[0])
+            return normalised
+        made = func(*args, **kwargs)
+        if not isinstance(made, _QUESTIONS) and any(map(self._is_folded, _tensors((args, list(kwargs.values()))))):
+            raise BackboneError("forward: a map is read beside its normalisation; the network chooses its path")
+        return made
+
+    def _is_folded(self, x: Tensor) -> bool:
+        """Whether `x` is what a folded convolution made: no other than its normalisation can use it."""
+        spent = self._spent.get(id(x))
+        return any(x is made for made in self._made.values()) or (spent is not None and spent() is x)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

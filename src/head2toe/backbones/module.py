@@ -14,6 +14,7 @@ from torch import nn
 from head2toe.backbones.build import Options, build
 from head2toe.backbones.core import Backbone, Preprocess, Run, call_module
 from head2toe.backbones.feeds import ArrayFeed, PixelFeed
+from head2toe.backbones.identity import describe, describe_module
 from head2toe.errors import BackboneError
 from head2toe.images import ImagePreprocess, decode
 
@@ -55,20 +56,16 @@ def load_module(module: nn.Module, preprocess: Preprocess | None, run: Run | Non
     for part in frozen.modules():
         for name, child in part._modules.items():
             part._modules[name] = None if child is None else _eager(child)
-    name = f"module:{type(module).__name__}"
+    name, signed = f"module:{kind.__name__}", f"module:{describe_module(frozen)}"
+    if run is not None:
+        signed += describe(run)
     if isinstance(preprocess, ImagePreprocess):
-        return build(name, _architecture(frozen), frozen, preprocess, PixelFeed(preprocess), options,
-                     run=run or call_module)  # fmt: skip
-    example = preprocess(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
-    return build(name, _architecture(frozen), frozen, preprocess, ArrayFeed(example), options, run=run or call_module)
+        feed = PixelFeed(preprocess)
+    else:
+        feed = ArrayFeed(preprocess(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)))
+    return build(name, signed, frozen, preprocess, feed, options, run=run or call_module, repeats=True)
 
 
 def _eager(module: nn.Module) -> nn.Module:
     """What torch.compile wrapped: the module that hooks can see."""
     return getattr(module, "_orig_mod", module)
-
-
-def _architecture(module: nn.Module) -> str:
-    from head2toe.backbones.build import describe
-
-    return f"module:{describe(module)}"

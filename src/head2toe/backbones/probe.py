@@ -67,6 +67,7 @@ class _Call:
     own_axis: int | None = None
     axis: int | None = None
     end: int = 0
+    square: bool = True
     windows: bool = False
     roles: tuple[Role, ...] = ()
 
@@ -149,6 +150,8 @@ def _record(module: nn.Module, run: Callable[[], object]) -> _Trace:
             if call.own_axis is not None:
                 axes[call.shape] = call.own_axis
             call.axis = axes.get(call.shape)
+            if call.own_axis is None and _is_cube(call.shape) and tensor.stride(1) == 1:
+                call.axis = 1  # pictures lie channels last in memory, whatever the order of axes inside a block
             trace.makers.setdefault(call.made, []).append(call)
         call.end = len(trace.calls)
         trace.calls.append(call)
@@ -160,8 +163,9 @@ def _record(module: nn.Module, run: Callable[[], object]) -> _Trace:
             hooks.callback(part.register_forward_hook(lambda part, args, output: after(part, output)).remove)
         trace.result = run()
     for call in trace.calls:
-        square = len(call.shape) == 4 and _is_square_input(trace)
-        call.windows = square and _is_oblong(_layout(call, call.shape), call.shape)
+        call.square = _is_square_input(trace)
+        known = call.square and len(call.shape) == 4
+        call.windows = known and _is_oblong(_layout(call, call.shape), call.shape)
     for call in trace.calls:  # only now are the outputs of the blocks around each call known
         call.roles = _roles(call)
     return trace
@@ -320,16 +324,17 @@ def _tap(call: _Call, side: Side, trace: _Trace, lengths: set[int]) -> Tap | Non
 
 
 def _layout(call: _Call, shape: tuple[int, ...]) -> Layout | None:
-    """From the module's own type, else from the last leaf that made this very shape, else from a square map."""
+    """From the module's own type, else from a square map of a square picture, else from the last leaf of this shape."""
     if len(shape) == 2:
         return "NC"
     if len(shape) == 3:
         return None if call.axis == 1 else "NLC"
     if call.own_axis is not None:
         return "NCHW" if call.own_axis == 1 else "NHWC"
-    if shape[1] == shape[2] != shape[3]:
+    told = call.square or call.axis is None  # square maps of square pictures, or nothing better
+    if told and shape[1] == shape[2] != shape[3]:
         return "NHWC"
-    return "NCHW" if call.axis == 1 or call.axis is None or shape[2] == shape[3] != shape[1] else "NHWC"
+    return "NCHW" if call.axis in (1, None) or (told and shape[2] == shape[3] != shape[1]) else "NHWC"
 
 
 def _is_oblong(layout: Layout | None, shape: tuple[int, ...]) -> bool:
@@ -337,6 +342,11 @@ def _is_oblong(layout: Layout | None, shape: tuple[int, ...]) -> bool:
         return False
     height, width = shape[2:] if layout == "NCHW" else shape[1:3]
     return height != width
+
+
+def _is_cube(shape: tuple[int, ...]) -> bool:
+    """As many channels as rows and columns: sizes tell nothing."""
+    return len(shape) == 4 and shape[1] == shape[2] == shape[3]
 
 
 def _is_square_input(trace: _Trace) -> bool:

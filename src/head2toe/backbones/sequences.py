@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Text to token ids (L,) int64, cut at `max_length`; `digest` signs the tokenizer's own content."""
+    """Text to token ids (L,) int64, cut at `max_length`; `digest` signs the tokenizer's own content, wherever it is."""
 
-    source: str
+    source: str = field(repr=False)
     digest: str
     max_length: int
-    trust_remote_code: bool = False
+    trust_remote_code: bool = field(default=False, repr=False)
 
     def check(self, encoded: bytes | np.ndarray | str, /) -> None:
         """Raise DataError for what is no text."""
@@ -41,7 +41,10 @@ class Tokens:
         self.check(encoded)
         text = encoded.decode() if isinstance(encoded, bytes) else str(encoded)
         tokenizer = read_tokenizer(self.source, self.trust_remote_code)
-        return np.asarray(tokenizer(text, truncation=True, max_length=self.max_length)["input_ids"], np.int64)
+        ids = np.asarray(tokenizer(text, truncation=True, max_length=self.max_length)["input_ids"], np.int64)
+        if not len(ids):
+            raise DataError("tokens: the text is empty, and this tokenizer adds no token of its own")
+        return ids
 
 
 @dataclass(frozen=True)
@@ -90,11 +93,11 @@ class Features:
     `samples` (0: the extractor's own window).
     """
 
-    source: str
+    source: str = field(repr=False)
     digest: str
     rate: int
     samples: int
-    trust_remote_code: bool = False
+    trust_remote_code: bool = field(default=False, repr=False)
 
     def check(self, encoded: bytes | np.ndarray | str, /) -> None:
         """Raise DataError for what is no mono sound."""

@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import cast
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from head2toe.backbones.build import Options, build, only_weights
 from head2toe.backbones.core import Backbone
 from head2toe.backbones.feeds import PixelFeed
-from head2toe.errors import BackboneError
+from head2toe.errors import BackboneError, meant
 from head2toe.images import ImagePreprocess, Interpolation
 
 LITE0 = "efficientnet_lite0"
@@ -39,10 +38,16 @@ def load_timm(name: str, options: Options) -> Backbone:
     """`timm/NAME[.TAG]`: weights through timm's own hub loading and cache, or random ones."""
     import timm
 
-    architecture = name.partition(".")[0]
+    architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         near = difflib.get_close_matches(architecture, timm.list_models(), 3)
         raise BackboneError(f"timm/{name}: timm has no such architecture; near names: {', '.join(near) or 'none'}")
+    tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{architecture}.*")]
+    if tag and options.weights and tag not in tags:
+        listed = f"; it has {', '.join(tags)}" if tags else ""
+        raise BackboneError(
+            f"timm/{name}: timm has no weights called '{tag}' of {architecture}{meant(tag, tags)}{listed}"
+        )
     try:
         with only_weights():
             module = _create(name, options)
@@ -80,11 +85,14 @@ def load_file(path: str, options: Options) -> Backbone:
         architecture, arguments = card["architecture"], card.get("model_args", {})
         height, width = card["input_size"][-2:]
         pixels = ImagePreprocess((height, width), _floats(card["mean"]), _floats(card["std"]), card["interpolation"])
-    except (ValueError, KeyError, TypeError) as error:
+        if not timm.is_model(architecture):
+            near = meant(architecture, timm.list_models())
+            raise BackboneError(f"file:{path}: timm has no architecture '{architecture}'{near}")
+        module = timm.create_model(architecture, pretrained=False, **arguments)
+    except BackboneError:
+        raise
+    except Exception as error:  # JSON of any kind, and whatever an architecture says of arguments that it does not know
         raise BackboneError(f"file:{path}: the card '{card_path}' cannot be used: {error!r}") from error
-    if not timm.is_model(architecture):
-        raise BackboneError(f"file:{path}: timm has no architecture '{architecture}'")
-    module = timm.create_model(architecture, pretrained=False, **arguments)
     if options.weights:
         _fill(module, weights, architecture)
     text = f"timm:{architecture} {json.dumps(arguments, sort_keys=True)}"
@@ -93,7 +101,6 @@ def load_file(path: str, options: Options) -> Backbone:
 
 def _fill(module: nn.Module, weights: Path, architecture: str) -> None:
     """Give `module` the weights in a file, in float32; runs nothing that the file holds."""
-    from safetensors import SafetensorError
     from timm.models import load_state_dict
 
     try:
@@ -101,8 +108,10 @@ def _fill(module: nn.Module, weights: Path, architecture: str) -> None:
             state = load_state_dict(str(weights), use_ema=False)
         floats = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
         module.load_state_dict(floats)
-    except (SafetensorError, RuntimeError, UnpicklingError, AttributeError, EOFError) as error:
-        raise BackboneError(f"file:{weights}: the weights do not fit {architecture}: {error}") from error
+    except Exception as error:  # damaged files have no common base class
+        raise BackboneError(
+            f"file:{weights}: the weights cannot be read or do not fit {architecture} ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _wrap(name: str, architecture: str, module: nn.Module, pixels: ImagePreprocess, options: Options) -> Backbone:
@@ -112,7 +121,7 @@ def _wrap(name: str, architecture: str, module: nn.Module, pixels: ImagePreproce
 
 
 def _pixels(module: nn.Module, options: Options) -> ImagePreprocess:
-    """The model's own configuration; where a model takes any size, what it was tested with."""
+    """The model's own configuration, at the size that it was trained at."""
     from timm.data.config import resolve_model_data_config
 
     config = resolve_model_data_config(module)
@@ -120,6 +129,10 @@ def _pixels(module: nn.Module, options: Options) -> ImagePreprocess:
     mode = config["interpolation"]
     known = mode if mode in ("bilinear", "bicubic", "nearest", "lanczos", "box", "hamming") else "bicubic"
     pixels = ImagePreprocess((height, width), tuple(config["mean"]), tuple(config["std"]), cast(Interpolation, known))
+    if options.resize == "crop" and config["crop_mode"] != "center":
+        raise BackboneError(
+            f"timm evaluates this network with the crop mode '{config['crop_mode']}', which 'crop' is not; use 'squash'"
+        )
     return _resized(pixels, options, config["crop_pct"])
 
 

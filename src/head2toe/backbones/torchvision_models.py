@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import warnings
 from dataclasses import replace
-from pickle import UnpicklingError
 from typing import cast
+
+from torch import nn
 
 from head2toe.backbones.build import Options, build, only_weights
 from head2toe.backbones.core import Backbone
@@ -30,13 +31,24 @@ def load_torchvision(name: str, options: Options) -> Backbone:
         warnings.simplefilter("ignore", FutureWarning)  # GoogLeNet's about its initialisation, which no one sees
         try:
             module = models.get_model(name, weights=weights if options.weights else None)
-        except (OSError, RuntimeError, UnpicklingError) as error:
+        except Exception as error:  # damaged files have no common base class
             raise BackboneError(
                 f"torchvision/{name}: the weights could not be had ({error}); run once online, put {weights.url} into "
                 "torch's hub folder (TORCH_HOME moves it), or list taps with random weights (--no-weights)"
             ) from error
+    if name in ("googlenet", "inception_v3"):
+        _without_branches(module)
     pixels = _pixels(weights.transforms(), options)
     return build(f"torchvision/{name}", f"torchvision:{name}", module, pixels, PixelFeed(pixels), options)
+
+
+def _without_branches(module: nn.Module) -> None:
+    """As the network is evaluated, with weights and without (which a saved network is built from)."""
+    for name in ("aux1", "aux2", "AuxLogits"):
+        if hasattr(module, name):
+            setattr(module, name, None)
+    setattr(module, "aux_logits", False)  # noqa: B010
+    setattr(module, "transform_input", True)  # noqa: B010
 
 
 def _pixels(transform: object, options: Options) -> ImagePreprocess:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -20,12 +21,12 @@ from head2toe.backbones.sequences import (
     read_extractor,
     read_tokenizer,
 )
-from head2toe.errors import BackboneError, MissingExtraError
+from head2toe.errors import BackboneError, MissingExtraError, meant
 from head2toe.images import ImagePreprocess, Interpolation
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 _RESAMPLING: dict[int, Interpolation] = {
     0: "nearest",
@@ -59,9 +60,9 @@ def load_transformers(source: str, options: Options) -> Backbone:
         if modality == "text":
             return _text(source, text, module, options)
         return _audio(source, text, module, options)
-    except (OSError, ValueError, ImportError) as error:
-        if isinstance(error, (BackboneError, MissingExtraError)):
-            raise
+    except (BackboneError, MissingExtraError):
+        raise
+    except Exception as error:  # damaged files have no common base class
         raise BackboneError(
             f"hf/{source}: transformers {transformers.__version__} cannot load it ({type(error).__name__}: {error}); "
             "run once online (HF_HOME moves the cache, HF_HUB_OFFLINE=1 uses it alone), or give a local folder: hf/PATH"
@@ -71,8 +72,11 @@ def load_transformers(source: str, options: Options) -> Backbone:
 def _config(source: str, options: Options) -> PretrainedConfig:
     from transformers import CONFIG_MAPPING, AutoConfig
 
-    if not options.weights and source in CONFIG_MAPPING and not Path(source).exists():
-        return CONFIG_MAPPING[source]()
+    if not options.weights and not Path(source).exists():
+        if source in CONFIG_MAPPING:
+            return CONFIG_MAPPING[source]()
+        if near := meant(source, CONFIG_MAPPING):
+            raise BackboneError(f"hf/{source}: transformers has no such model type{near}")
     try:
         return AutoConfig.from_pretrained(source, trust_remote_code=options.trust_remote_code)
     except (OSError, ValueError) as error:
@@ -105,7 +109,8 @@ def _module(source: str, config: PretrainedConfig, options: Options) -> PreTrain
     auto = AutoModelForImageClassification if any("ForImageClassification" in name for name in names) else AutoModel
     trust = options.trust_remote_code
     if options.weights:
-        model = auto.from_pretrained(source, trust_remote_code=trust)
+        model, told = auto.from_pretrained(source, trust_remote_code=trust, output_loading_info=True)
+        _settle(source, model, sorted(told["missing_keys"]))
     else:
         model = auto.from_config(config, trust_remote_code=trust)
     if getattr(config, "vision_config", None) is not None:
@@ -115,13 +120,36 @@ def _module(source: str, config: PretrainedConfig, options: Options) -> PreTrain
     return model.float()
 
 
+def _settle(source: str, model: PreTrainedModel, missing: list[str]) -> None:
+    """Do without a pooler that the checkpoint lacks; BackboneError where it lacks more: transformers would draw it."""
+    import torch
+
+    for name in [name for name, _ in model.named_modules()]:
+        parent, _, own = name.rpartition(".")
+        if own == "pooler" and any(key.startswith(f"{name}.") for key in missing):
+            setattr(model.get_submodule(parent), own, None)
+            missing = [key for key in missing if not key.startswith(f"{name}.")]
+    if missing:
+        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        raise BackboneError(
+            f"hf/{source}: the checkpoint lacks weights of {type(model).__name__}, which would be random: {shown}; "
+            "choose a checkpoint of this architecture"
+        )
+    if any(parameter.device == torch.device("meta") for parameter in model.parameters()):
+        raise BackboneError(f"hf/{source}: the checkpoint leaves weights empty; choose another")
+
+
 def _image(source: str, text: str, module: PreTrainedModel, options: Options) -> Backbone:
     pixels = _pixels(source, module, options)
 
     def run(module: nn.Module, batch: Batch) -> object:
         return module(pixel_values=batch.args[0])
 
-    return build(f"hf/{source}", text, module, pixels, PixelFeed(pixels), options, run=run)
+    registers = getattr(module.config, "num_register_tokens", None)
+    return build(
+        f"hf/{source}", text, module, pixels, PixelFeed(pixels), options, run=run, repeats=True,
+        prefix_tokens=None if registers is None else 1 + registers,
+    )  # fmt: skip
 
 
 def _pixels(source: str, module: PreTrainedModel, options: Options) -> ImagePreprocess:
@@ -131,23 +159,42 @@ def _pixels(source: str, module: PreTrainedModel, options: Options) -> ImagePrep
     values: dict[str, object] = {}
     if options.weights or Path(source).joinpath("preprocessor_config.json").exists():
         values = AutoImageProcessor.from_pretrained(source, trust_remote_code=options.trust_remote_code).to_dict()
+    _refuse_unlike(source, values)
     size = values.get("crop_size") if values.get("do_center_crop") and values.get("crop_size") else values.get("size")
     side = _side(size) or _side(getattr(module.config, "image_size", None)) or 224
     resized = _side(values.get("size")) or side
     mean, std = _statistics(values)
-    resample = _RESAMPLING.get(int(cast(int, values.get("resample") or 3)), "bicubic")
+    asked = values.get("resample")
+    resample = "bicubic" if asked is None else _RESAMPLING.get(int(cast(int, asked)), "bicubic")
     pixels = ImagePreprocess((side, side), mean, std, resample, options.resize)
     if options.image_size is not None:
         pixels = replace(pixels, size=(options.image_size, options.image_size))
-    return replace(pixels, crop_pct=min(1.0, side / resized)) if options.resize == "crop" else pixels
+    share = float(cast(float, values.get("crop_pct") or min(1.0, side / resized)))
+    return replace(pixels, crop_pct=share) if options.resize == "crop" else pixels
+
+
+def _refuse_unlike(source: str, values: dict[str, object]) -> None:
+    """BackboneError for steps of an image processor that our own preprocessing does not make."""
+    factor = float(cast(float, values.get("rescale_factor") or 1 / 255))
+    steps = {
+        "do_flip_channel_order (pictures in BGR)": values.get("do_flip_channel_order"),
+        "rescale_offset (pixels around zero)": values.get("rescale_offset"),
+        f"rescale_factor {factor:.6g}": abs(255 * factor - 1) > 1e-3,
+    }
+    if unlike := [step for step, there in steps.items() if there]:
+        raise BackboneError(
+            f"hf/{source}: its image processor does what this package does not: {', '.join(unlike)}; give the model "
+            "as a module with a preprocessing of your own"
+        )
 
 
 def _statistics(values: dict[str, object]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """(mean, std) of pixels in [0, 1]; nothing changes where the processor does not normalise."""
-    if not values.get("do_normalize", True):
+    if not values.get("do_normalize", not values or bool(values.get("image_mean"))):
         return (0.0,) * 3, (1.0,) * 3
     mean, std = (cast("list[float]", values.get(key) or [0.5] * 3) for key in ("image_mean", "image_std"))
-    return tuple(float(value) for value in mean), tuple(float(value) for value in std)
+    again = 2 if values.get("include_top") else 1  # EfficientNet's classifier wants pixels divided twice
+    return tuple(float(value) for value in mean), tuple(float(value) ** again for value in std)
 
 
 def _side(size: object) -> int | None:
@@ -170,18 +217,39 @@ def _text(source: str, text: str, module: PreTrainedModel, options: Options) -> 
         feed = TextFeed(tokens.max_length, int(config.pad_token_id or 0), 2)
         return build(f"hf/{source}", text, module, tokens, feed, options, prefix_tokens=0, sequence=tokens.max_length)
     tokenizer = read_tokenizer(source, options.trust_remote_code)
+    if "attention_mask" not in inspect.signature(module.forward).parameters:
+        raise BackboneError(
+            f"hf/{source}: {type(module).__name__} takes no attention mask, so that features of a text would depend on "
+            "the longest in its batch; choose another encoder"
+        )
     length = min(_LONGEST, tokenizer.model_max_length, _positions(config))
-    tokens = Tokens(source, _signed(tokenizer.backend_tokenizer.to_str()), length, options.trust_remote_code)
+    tokens = Tokens(source, _content(tokenizer), length, options.trust_remote_code)
     example = tokens("a")
     prefix = int(tokenizer.cls_token_id is not None and example[0] == tokenizer.cls_token_id)
     pad = tokenizer.pad_token_id
     feed = TextFeed(length, pad if isinstance(pad, int) else 0, int(example[-1]))
-    return build(f"hf/{source}", text, module, tokens, feed, options, prefix_tokens=prefix, sequence=length)
+    return build(
+        f"hf/{source}", text, module, tokens, feed, options, prefix_tokens=prefix, sequence=length, repeats=True
+    )
+
+
+def _content(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A digest of what decides a tokenizer's answers, but for how long they may be: it is told that with every text."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        values = json.loads(backend.to_str())
+        return _signed(
+            json.dumps({key: value for key, value in values.items() if key not in ("truncation", "padding")})
+        )
+    plain = {key: str(value) for key, value in tokenizer.special_tokens_map.items()}  # it is all Python
+    return _signed(json.dumps([type(tokenizer).__name__, tokenizer.get_vocab(), plain], sort_keys=True))
 
 
 def _positions(config: PretrainedConfig) -> int:
-    """Longest input; RoBERTa's positions begin after the padding index."""
+    """Longest input; RoBERTa's positions begin after the padding index, XLNet's are without end."""
     most = getattr(config, "max_position_embeddings", None) or _LONGEST
+    if most < 1:
+        return _LONGEST
     return most - (config.pad_token_id or 0) - 1 if "roberta" in config.model_type else most
 
 
@@ -201,7 +269,14 @@ def _audio(source: str, text: str, module: PreTrainedModel, options: Options) ->
         features.example(extractor), extractor.model_input_names[0], samples, tuple(kernel), tuple(stride), masked
     )
     return build(
-        f"hf/{source}", text, module, features, feed, options, sequence=feed.frames(samples) if kernel else None
+        f"hf/{source}",
+        text,
+        module,
+        features,
+        feed,
+        options,
+        repeats=True,
+        sequence=feed.frames(samples) if kernel else None,
     )
 
 
