@@ -335,6 +335,17 @@ def is_full():
     raise OSError(28, "os error 28")
 
 
+def test_old_versions_do_not_pile_up(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(feature_store, "_VERSIONS", 4)
+    ids, reader = names(0, 20), FeatureStore(tmp_path)
+    for key in ids:
+        store.write(VIEW, [key], features([key], STEM))
+        assert_holds(reader, [key, ids[0]], STEM)
+    assert store.views()[0].versions <= 4
+    assert_holds(reader, ids, STEM)
+    assert store.verify() == []
+
+
 def test_no_text_finds_no_view(store):
     store.write(VIEW, ["x"], features(["x"], STEM))
     with pytest.raises(StoreError, match="'' fits 0 views"):

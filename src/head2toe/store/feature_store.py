@@ -22,6 +22,7 @@ from head2toe.taps import PooledTap, Tap
 
 _ATTEMPTS = 100
 _FILE_BYTES = 1 << 28
+_VERSIONS = 256  # that pile up before old ones are dropped: each names every file, so that they grow with the square
 
 
 def default_location() -> Path:
@@ -107,6 +108,8 @@ class FeatureStore:
                     for part in parts:
                         index.add(part)
                     self._open[view.key] = folder, index, folder.version
+                    if exclusive and folder.version % _VERSIONS == 0:
+                        folder.clean(exclusive)
                     return len(lacking)
         raise StoreError(f"write: {_ATTEMPTS} attempts on the view {view} met other writers; run again with fewer")
 
