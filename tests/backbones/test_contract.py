@@ -162,7 +162,8 @@ class TestEveryArchitecture:
         end = passes.backbone.logits or passes.backbone.prelogits
         got, plain = passes.outputs[end], passes.plain
         if got.numel() == plain.numel():
-            torch.testing.assert_close(got.reshape(plain.shape), plain, rtol=1e-4, atol=1e-4)
+            largest = max(1.0, float(plain.abs().max()))  # sums round by a share of their terms, however small they end
+            torch.testing.assert_close(got.reshape(plain.shape), plain, rtol=1e-4, atol=1e-4 * largest)
         else:
             assert end.endswith(":input")
 
