@@ -38,6 +38,7 @@ _RESAMPLING: dict[int, Interpolation] = {
 }
 _SECONDS = 10  # of a waveform; spectrogram models have a length of their own
 _LONGEST = 512
+_ONLY_IN_TRAINING = ("masked_spec_embed", "mask_token")  # what stands in the place of masked inputs
 
 
 def load_transformers(source: str, options: Options) -> Backbone:
@@ -121,7 +122,10 @@ def _module(source: str, config: PretrainedConfig, options: Options) -> PreTrain
 
 
 def _settle(source: str, model: PreTrainedModel, missing: list[str]) -> None:
-    """Do without a pooler that the checkpoint lacks; BackboneError where it lacks more: transformers would draw it."""
+    """Do without what the checkpoint lacks and no pass in eval mode reads, or a pooler; BackboneError for any other.
+
+    transformers draws what is missing at random, so that every load would be another network.
+    """
     import torch
 
     for name in [name for name, _ in model.named_modules()]:
@@ -129,6 +133,9 @@ def _settle(source: str, model: PreTrainedModel, missing: list[str]) -> None:
         if own == "pooler" and any(key.startswith(f"{name}.") for key in missing):
             setattr(model.get_submodule(parent), own, None)
             missing = [key for key in missing if not key.startswith(f"{name}.")]
+    for key in [key for key in missing if key.rpartition(".")[2] in _ONLY_IN_TRAINING]:
+        torch.nn.init.zeros_(model.get_parameter(key))
+        missing.remove(key)
     if missing:
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         raise BackboneError(
