@@ -146,6 +146,8 @@ def test_thirds_that_hold_one_class_are_told(network, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (10, 16, 16, 3), dtype=np.uint8)
     with pytest.raises(DataError, match="once hold 1 of 2 classes"):
         compare(network, task_from_arrays(pixels, [0] + [1] * 9), tmp_path / "store", target_size=64)
+    with pytest.raises(DataError, match="every training input of 'arrays' is '7'"):
+        compare(network, task_from_arrays(pixels, [7] * 10), tmp_path / "store", target_size=64)
 
 
 def test_the_table_is_whole_on_a_narrow_terminal(comparison):

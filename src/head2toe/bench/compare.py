@@ -18,7 +18,7 @@ from head2toe.head import Head
 from head2toe.methods import TRAINED, method_named
 from head2toe.methods.finetune import on_last_features
 from head2toe.methods.frozen import Frozen
-from head2toe.methods.problem import Journal, fold_of, folds_for, spread_inputs, training_splits
+from head2toe.methods.problem import Journal, fold_of, folds_for, refuse_one_class, spread_inputs, training_splits
 from head2toe.methods.training import Training
 from head2toe.methods.training.choice import most_steps
 from head2toe.methods.training.loop import step_flops, step_seconds
@@ -123,6 +123,7 @@ def compare(
     """
     if trained := sorted(set(methods) & set(TRAINED)):
         raise DataError(f"compare: the cost of '{trained[0]}' is told without running it; run it with head2toe fit")
+    refuse_one_class(task)
     opened = store if isinstance(store, FeatureStore) else FeatureStore(store or default_location())
     rounds = _rounds(task, seed)
     names = dict.fromkeys(("linear", *methods, "head2toe"))

@@ -168,15 +168,20 @@ def _counts(task: Task) -> Counter[int]:
     return Counter(classes.values())
 
 
+def refuse_one_class(task: Task) -> None:
+    """DataError where every training input is of one class: such data can be judged, not learned from."""
+    if len(counts := _counts(task)) < 2:
+        only = task.classes[next(iter(counts))]
+        raise DataError(f"fit: at least two classes are needed, every training input of '{task.name}' is '{only}'")
+
+
 def fold_of(task: Task, labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
     """The fold (n,) int64 that holds each row out, every class spread evenly; -1 means never held out.
 
     folds=1 holds out the validation split, but for copies of training rows, or else a stratified fifth of the rows.
     """
     counts = _counts(task)
-    if len(counts) < 2:
-        only = task.classes[next(iter(counts))]
-        raise DataError(f"fit: at least two classes are needed, every training input of '{task.name}' is '{only}'")
+    refuse_one_class(task)
     if folds < 1:
         raise DataError(f"fit: --folds must be at least 1, got {folds}")
     single = [task.classes[c] for c, count in counts.items() if count < 2]
