@@ -30,9 +30,20 @@ def advice(gain: float, low: float, high: float, linear: float = 0.7, images: fl
 
 class TestAdvice:
     def test_no_gain_means_a_linear_probe(self):
-        given = advice(0.005, -0.01, 0.02, linear=0.95)
+        given = advice(0.002, -0.004, 0.008, linear=0.95)
         assert (given.method, given.try_finetuning) == ("linear", False)
-        assert "+0.5 points over a linear probe (95 % -1.0 to +2.0)" in given.sentence
+        assert "+0.2 points over a linear probe (95 % -0.4 to +0.8), so the last layer holds what" in given.sentence
+
+    def test_what_the_last_layer_lacks_other_layers_may_lack_too(self):
+        given = advice(0.0, -0.004, 0.008, linear=0.3)
+        assert (given.method, given.try_finetuning) == ("linear", True)
+        assert "so other layers hold no more of it; at 30%" in given.sentence
+
+    def test_an_interval_that_holds_a_gain_says_that_rows_are_too_few(self):
+        for gain, low, high in ((0.005, -0.1, 0.11), (0.0, -0.2, 0.2), (0.02, -0.01, 0.05)):
+            given = advice(gain, low, high, linear=0.3)
+            assert given.method == "linear"
+            assert "which so few rows cannot tell from nothing; label more" in given.sentence
 
     def test_a_gain_that_may_be_none_is_no_proof_that_the_last_layer_is_enough(self):
         given = advice(0.08, -0.01, 0.17)

@@ -1,5 +1,8 @@
 """What is drawn, from what, and when nothing is."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from xml.etree import ElementTree
 
@@ -10,7 +13,7 @@ from head2toe.bench import figures
 from head2toe.bench.affinity import affinities, correlations
 from head2toe.bench.charts import Axis, Series, _apart, colour_of, curves, quantity
 from head2toe.bench.costs import cost_markdown, costs
-from head2toe.bench.tables import tables_of, write_tables
+from head2toe.bench.tables import markdown, tables_of, write_tables
 from head2toe.methods.head2toe import Head2Toe
 
 from .measured import ACCURACY, results, study, write
@@ -63,6 +66,19 @@ def test_a_study_of_several_series_shows_their_means_over_the_tasks_that_have_al
     assert figures.study_curves("n-train", study("n-train", "linear", {"far": {10.0: 0.2}})) is None
 
 
+def test_a_study_shows_tasks_of_other_sizes_each_over_its_own_x():
+    small, large = {10.0: 0.2, 100.0: 0.4}, {100.0: 0.5, 1000.0: 0.9}
+    middle = {10.0: 0.3, 100.0: 0.6}
+    alone = figures.study_curves("n-train", study("n-train", "head2toe", {"small": small, "large": large}))
+    assert alone is not None
+    assert alone.alt == "small from 20.0% at 10 to 40.0% at 100; large from 50.0% at 100 to 90.0% at 1000"
+    lines = study("n-train", "head2toe", {"small": small, "large": large | {10.0: 0.1}, "middle": middle})
+    lines = [*lines, *study("n-train", "linear", {"small": small, "large": large | {10.0: 0.1}})]
+    both = figures.study_curves("n-train", lines)
+    assert both is not None
+    assert "large" in both.caption
+
+
 def test_transfer_is_told_against_a_tasks_own_scores():
     lines = [
         *study("transfer", "far", {"far": {0.0: 0.7}, "near": {0.0: 0.6}}),
@@ -105,6 +121,13 @@ def test_taps_come_in_an_order_that_every_head_agrees_with():
     assert order.index("stem") < order.index("block2") < order.index("pool")
     assert order.index("block1") < order.index("block2")
     assert sorted(figures.depth_order([{"a": 1, "b": 1}, {"b": 1, "a": 1}])) == ["a", "b"]
+    code = "from head2toe.bench.figures import depth_order as d; print(d([{'stem': 1, f'b{i}': 1} for i in range(9)]))"
+    orders = {
+        subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True,
+                       check=True).stdout
+        for seed in ("1", "2", "3")
+    }  # fmt: skip
+    assert len(orders) == 1
 
 
 def test_costs_are_ratios_over_shared_tasks():
@@ -169,14 +192,22 @@ def test_networks_are_compared_on_the_tasks_that_all_have():
     other = [replace(r, backbone="other") for r in results() if r.task == "near"]
     figure = figures.network_dots(tables_of([*results(), *other]), ["linear", "oracle"], ["oracle"])
     assert figure is not None
-    assert figure.alt == "tiny: linear 81.0%, oracle 90.0%; other: linear 81.0%, oracle 90.0%"
+    assert figure.alt == "tiny: linear 81.0%, oracle † 90.0%; other: linear 81.0%, oracle † 90.0%"
     assert "oracle †" in words(figure.svg)
     assert "over the 1 tasks of all networks" in figure.caption
 
 
 def test_an_upper_bound_is_marked_wherever_it_stands(tmp_path):
-    write(tmp_path, results())
-    write_tables(tmp_path)
+    sizes = {"oracle": 512}  # which the notes of a table tell
+    lines = [
+        replace(r, settings={"target_sizes": "default", "target_size": sizes.get(r.method, 64)})
+        for r in [*results(), *(replace(r, seed=1) for r in results() if r.method == "linear")]
+    ]
+    write(tmp_path, lines)
+    page = markdown(write_tables(tmp_path)[0])
+    assert "oracle † 512" in page
+    assert "oracle † 1;" in page
+    write_tables(tmp_path, reference="oracle")
     points = affinities(results())
     drawn = [
         figures.accuracy_dots(tables_of(results())[0]),
@@ -184,9 +215,11 @@ def test_an_upper_bound_is_marked_wherever_it_stands(tmp_path):
         figures.cost_bars(costs(results()), "packs", ["oracle"]),
     ]
     shown = [word for figure in drawn if figure is not None for word in words(figure.svg)]
-    shown += (tmp_path / "table.md").read_text().splitlines()
+    shown += [*(tmp_path / "table.md").read_text().splitlines(), *page.splitlines()]
+    shown += [figure.alt for figure in drawn if figure is not None]
     named = [word for word in shown if "oracle" in word]
     assert len(named) > 5
+    assert "| against oracle † |" in "".join(shown)
     assert all("oracle †" in word and word.count("oracle") == word.count("oracle †") for word in named)
 
 
@@ -205,6 +238,16 @@ def test_drawings_are_the_same_twice_and_take_the_pages_colours():
     assert drawn[0] == drawn[1]
     assert "currentColor" in drawn[0]
     assert "#010203" not in drawn[0]
+
+
+def test_names_that_xml_cannot_hold_are_drawn_without():
+    lines = [replace(r, task=f"{r.task}\x07\x1b") for r in results()]
+    figure = figures.accuracy_dots(tables_of(lines)[0])
+    assert figure is not None
+    ElementTree.fromstring(figure.svg)
+    long = figures.accuracy_dots(tables_of([replace(r, backbone="n" * 300) for r in results()])[0])
+    assert long is not None
+    assert len(f"{long.name}.svg") < 200
 
 
 def test_labels_keep_their_distance():

@@ -10,6 +10,7 @@ import pytest
 
 from head2toe.bench.report import page_of, render, write_report
 from head2toe.bench.result import slug
+from head2toe.bench.tables import write_tables
 from head2toe.errors import DataError, MissingExtraError
 
 from .measured import ACCURACY, results, study, write
@@ -133,6 +134,33 @@ def test_no_command_measures_more_than_was_measured(tmp_path):
     assert "--tasks far,near,middle " in all_tasks
     assert "--methods oracle " in two_tasks
     assert "--tasks near,middle " in two_tasks
+
+
+def test_tasks_measured_on_other_seeds_have_a_command_of_their_own(tmp_path):
+    probe = [r for r in results() if r.method == "linear"]
+    write(tmp_path, [*probe, *(replace(r, seed=1) for r in probe if r.task == "far")])
+    both, one = page_of(tmp_path).origin.commands
+    assert "--tasks far --seeds 0,1 " in both
+    assert "--tasks near,middle --seeds 0 " in one
+
+
+def test_a_fit_that_two_processes_made_counts_once(tmp_path):
+    lines = results()
+    again = [replace(r, test_accuracy=0.5, flops={"extract": 10**12}) for r in lines if r.method == "head2toe"]
+    write(tmp_path, [*lines, *again])
+    page = page_of(tmp_path)
+    (chapter,) = page.chapters
+    assert page.origin.n_results == len(lines)
+    assert len(chapter.layers) == 3
+    assert {cost.method: cost.flops for cost in chapter.costs}["head2toe"] == 10**12
+
+
+def test_names_that_are_no_utf_8_are_written(tmp_path):
+    # a file's name can be any bytes; Python gives those that are no UTF-8 as surrogates
+    write(tmp_path, [replace(r, task=f"caf\udce9 {r.task}") for r in results()])
+    assert "caf\\udce9" in write_report(tmp_path).read_text()
+    write_tables(tmp_path)
+    assert "caf\\udce9 far" in (tmp_path / "table.md").read_text()
 
 
 def test_methods_measured_with_other_seeds_have_their_layers(tmp_path):

@@ -298,6 +298,17 @@ def test_control_of_two_pairs_cannot_stand_beside_one_network(suite, tmp_path, m
     assert len(plan(suite, ["a+b", "a+c"], ["linear"], [0], tmp_path, CONDITIONS)) == 2
 
 
+def test_another_task_of_the_same_name_is_not_taken_for_it(out, suite, corners, network, store):
+    # as many images of the same classes, but others: differences would be between different test images
+    turned = replace(corners, test=corners.test.rows(np.arange(corners.test.n_rows)[::-1]))
+    for other in (turned, replace(corners, test=corners.test.rows(np.arange(12)))):
+        changed = replace(suite, tasks=(replace(suite.tasks[0], load=lambda other=other: other),))
+        fits = plan(changed, ["tiny"], ["oracle"], [0], out, CONDITIONS)
+        (failed,) = run(fits, changed, lambda name: network, out, store, conditions=CONDITIONS)
+        assert isinstance(failed, Failure)
+        assert "holds results of corners on other images" in str(failed)
+
+
 def test_files_of_results_have_names_of_their_own(measured, tmp_path):
     one = measured[1][0]
     names = ["a b", "a_b", "\u82b1", "\u9ce5", "a+b"]

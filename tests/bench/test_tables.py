@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from head2toe.bench.costs import costs
 from head2toe.bench.intervals import Interval, by_cell, interval_of_mean
 from head2toe.bench.predictions import write_predictions
 from head2toe.bench.result import Result, append_result
@@ -211,3 +212,18 @@ def test_tables_of_a_folder_have_intervals_from_its_predictions(tmp_path):
 def test_a_folder_without_results(tmp_path):
     with pytest.raises(DataError, match="holds no results"):
         write_tables(tmp_path)
+
+
+def test_a_pass_that_took_no_time_is_charged_like_any(tmp_path):
+    # its images were there already, but for those to test on
+    lines = [
+        result("pets", "linear", 0.5, seconds={"extract": 100.0, "select": 1.0}, settings={"extracted_images": 100}),
+        result("pets", "all-l2", 0.5, seconds={"extract": 0.0, "extract_test": 2.0, "select": 1.0}),
+    ]
+    spent = {cost.method: cost.seconds for cost in costs(lines)}
+    assert spent["all-l2"] == spent["linear"] > 10
+
+
+def test_a_bar_in_a_name_is_no_column(tmp_path):
+    append_result(tmp_path / "results.jsonl", [result("a|b", "linear", 0.5)])
+    assert "| a\\|b | **50.0** |" in markdown(write_tables(tmp_path)[0])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from head2toe.bench.intervals import LEVEL, RESAMPLES, SAME, Interval, by_cell, difference
-from head2toe.bench.result import Result, marked
+from head2toe.bench.result import Result, cell_text, marked
 
 PROBE, SCRATCH = "linear", "scratch"
 
@@ -82,7 +82,7 @@ def affinity_markdown(points: Sequence[Affinity], upper_bounds: Collection[str] 
     ]  # fmt: skip
     for point in sorted(points, key=lambda point: point.affinity):
         gains = (_points(point.gains.get(method)) for method in methods)
-        lines.append(f"| {point.task} | {_points(point.affinity)} | {' | '.join(gains)} |")
+        lines.append(f"| {cell_text(point.task)} | {_points(point.affinity)} | {' | '.join(gains)} |")
     told = {correlation.method: correlation for correlation in correlations(points)}
     for name in ("pearson", "spearman"):
         if any(getattr(of, name) is not None for of in told.values()):

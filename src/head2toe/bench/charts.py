@@ -11,7 +11,7 @@ import re
 import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 WIDE, WIDTH, NARROW = 10.4, 7.4, 5.4  # inches: the whole of a page, most of it, half of it beside a table or another
 LARGEST = 6.8  # rem an inch: how far a page may enlarge a drawing
+_NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")  # what a name may hold, and a drawing not
 INK, FAINT = "#010203", "#040506"  # stand for the page's text colour and for its lines until the drawing is text
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6d3b", "#7f7f7f")
 STRONG, WEAK = PALETTE[1], PALETTE[0]
@@ -69,6 +70,7 @@ class Panel:
 
 def curves(series: Sequence[Series], x: Axis, y: Axis) -> str:
     """Lines over x, each with its name at its end."""
+    series = [replace(one, name=_drawable(one.name)) for one in series]
     with _drawing(3.9, NARROW) as figure:
         axes = figure.add_subplot()
         for i, one in enumerate(series):
@@ -86,6 +88,7 @@ def dots(rows: Sequence[str], columns: Mapping[str, Sequence[float | None]], x: 
 
     Marked methods are hollow diamonds.
     """
+    rows = [*map(_drawable, rows)]
     with _drawing(0.9 + 0.27 * len(rows) + 0.06 * len(columns), NARROW) as figure:
         axes = figure.add_subplot()
         for row in range(len(rows)):
@@ -110,6 +113,7 @@ def dots(rows: Sequence[str], columns: Mapping[str, Sequence[float | None]], x: 
 
 def scatter(panels: Sequence[Panel], x: Axis, y: Axis) -> str:
     """Named points with the line of least squares, panels side by side on the same scales."""
+    panels = [replace(panel, names=tuple(map(_drawable, panel.names))) for panel in panels]
     with _drawing(3.6, min(WIDE, 3.5 * len(panels))) as figure:
         drawn = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
         for axes, panel in zip(drawn, panels, strict=True):
@@ -143,6 +147,7 @@ def heat(
 
     Cells are as opaque as their value is large, so that the page shines through; NaN is left empty.
     """
+    rows, columns = [*map(_drawable, rows)], [*map(_drawable, columns)]
     size = np.nan_to_num(np.abs(values) / (np.nanmax(np.abs(values), initial=0) or 1.0))
     cells = np.empty((*values.shape, 4))
     cells[..., :3] = np.where((values < 0)[..., None], _rgb(STRONG), _rgb(WEAK)) if signed else _rgb(STRONG)
@@ -222,6 +227,11 @@ def _drawing(height: float, width: float = WIDTH) -> Iterator[Figure]:
         "legend.fontsize": 8, "xtick.major.size": 0, "ytick.major.size": 0, "text.parse_math": False,
     }):  # fmt: skip
         yield Figure((width, height), layout="constrained")
+
+
+def _drawable(name: str) -> str:
+    """A name without control characters; bytes that are no UTF-8, which a file's name may hold, as their numbers."""
+    return _NOT_XML.sub("", name).encode(errors="backslashreplace").decode()
 
 
 def _svg(figure: Figure) -> str:

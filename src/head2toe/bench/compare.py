@@ -15,7 +15,7 @@ from head2toe.data.task import joined
 from head2toe.errors import DataError
 from head2toe.extract import Extraction, extract, stored_as
 from head2toe.head import Head
-from head2toe.methods import TRAINED, method_named
+from head2toe.methods import TRAINED, check_method, method_named
 from head2toe.methods.finetune import on_last_features
 from head2toe.methods.frozen import Frozen
 from head2toe.methods.problem import Journal, fold_of, folds_for, refuse_one_class, spread_inputs, training_splits
@@ -121,8 +121,7 @@ def compare(
     These are the test split's or, where there is none, all rows: each third by a fit on the other two. What the store
     lacks is computed first, in one pass for all methods. DataError for a method that trains a network.
     """
-    if trained := sorted(set(methods) & set(TRAINED)):
-        raise DataError(f"compare: the cost of '{trained[0]}' is told without running it; run it with head2toe fit")
+    check_methods(methods)
     refuse_one_class(task)
     opened = store if isinstance(store, FeatureStore) else FeatureStore(store or default_location())
     rounds = _rounds(task, seed)
@@ -147,11 +146,19 @@ def compare(
     )
 
 
+def check_methods(methods: Sequence[str]) -> None:
+    """DataError for an unknown method, or one that trains a network."""
+    for name in methods:
+        if check_method(name) in TRAINED:
+            raise DataError(f"compare: the cost of '{name}' is told without running it; run it with head2toe fit")
+
+
 def advise(linear: Score, head2toe: Score, finetuning: FineTuning, images_per_class: float) -> Advice:
     """The paper's finding as a rule: what Head2Toe gains over a linear probe tells how far a task is from the source.
 
-    No gain that the interval can tell from none: the last layer is enough. Fine-tuning is worth a trial where accuracy
-    is still low and there are images to learn from.
+    No gain, and an interval that holds none of a point or more: the last layer is enough; an interval that does says
+    that the rows are too few to know. Fine-tuning is worth a trial where accuracy is still low and there are images to
+    learn from.
     """
     low = head2toe.interval.low if head2toe.interval else 0.0
     gains = low > 0 and head2toe.difference >= WORTH
@@ -159,10 +166,12 @@ def advise(linear: Score, head2toe: Score, finetuning: FineTuning, images_per_cl
     more = chosen.accuracy < LOW and images_per_class >= ENOUGH
     told = f"{100 * head2toe.difference:+.1f} points over a linear probe{_span(head2toe.interval)}"
     untold = head2toe.interval is None or head2toe.interval.high >= WORTH
-    if not gains and untold and head2toe.difference >= WORTH:
+    if not gains and untold:
         reason = f"Use a linear probe: Head2Toe brings {told}, which so few rows cannot tell from nothing; label more"
     elif not gains:
-        reason = f"A linear probe is enough: Head2Toe brings {told}, so the last layer holds what this task needs"
+        enough = linear.accuracy >= LOW
+        rest = "the last layer holds what this task needs" if enough else "other layers hold no more of it"
+        reason = f"A linear probe is enough: Head2Toe brings {told}, so {rest}"
     elif head2toe.difference >= FAR:
         reason = f"Use Head2Toe: it brings {told}, a task far from what the network was trained on"
     else:

@@ -121,7 +121,8 @@ def _quantity(result: Result, name: str, passes: Mapping[str, float]) -> float:
     if name == "flops":
         return float(sum(result.flops.values()))
     if name == "seconds":
-        stored = result.seconds.get("extract", 0.0)
-        passed = passes.get(result.backbone, stored / result.n_train) * result.n_train if stored else 0.0
-        return passed + sum(result.seconds.get(phase, 0.0) for phase in PHASES)
+        passed = result.seconds.get("extract")  # 0.0 where others had stored its features; none where there is no pass
+        if passed is not None:
+            passed = passes.get(result.backbone, passed / result.n_train) * result.n_train
+        return (passed or 0.0) + sum(result.seconds.get(phase, 0.0) for phase in PHASES)
     return float(getattr(result, name))

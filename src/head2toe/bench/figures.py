@@ -5,6 +5,7 @@ Each is drawn only where its data are: a figure of nothing is None.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
@@ -16,7 +17,7 @@ from head2toe.bench.affinity import Affinity, Correlation
 from head2toe.bench.charts import WIDE, Axis, Panel, Series, bars, curves, dots, heat, scatter
 from head2toe.bench.costs import Cost, pass_note
 from head2toe.bench.intervals import by_cell, mean_accuracy
-from head2toe.bench.result import BOUND_NOTE, MARK, Result, home, marked
+from head2toe.bench.result import BOUND_NOTE, LONGEST, MARK, Result, home, marked
 from head2toe.bench.tables import Table
 
 ACCURACY = Axis("test accuracy", percent=True)
@@ -113,7 +114,7 @@ def network_dots(tables: Sequence[Table], methods: Sequence[str], upper_bounds: 
     if not shown:
         return None
     spoken = (
-        f"{table.backbone}: " + ", ".join(f"{m} {mean:.1%}" for m in shown if (mean := shown[m][i]) is not None)
+        f"{table.backbone}: " + ", ".join(f"{m} {mean:.1%}" for m, of in named.items() if (mean := of[i]) is not None)
         for i, table in enumerate(tables)
     )
     return Figure(
@@ -162,15 +163,16 @@ def study_curves(name: str, results: Sequence[Result]) -> Figure | None:
         for kind, (tasks, x, y) in grids.items()
         if shared and len(x) > 1
     ]
-    if not lines:
-        return None
     study, caption = STUDIES[name], STUDIES[name].caption
     if len(kinds) > 1:
         caption += f" Means over {', '.join(shared)}."
     else:
         tasks, x, y = grids[kinds[0]]
-        mean = [Series("mean", x, y.mean(axis=0), bold=True)] if len(tasks) > 1 else []
-        lines = [*(Series(task, x, row) for task, row in zip(tasks, y, strict=True)), *mean]
+        own = {task: sorted(of.items()) for task, of in _by_x(results).items() if len(of) > 1}
+        lines = [Series(task, np.array(of)[:, 0], np.array(of)[:, 1]) for task, of in own.items()]
+        lines += [Series("mean", x, y.mean(axis=0), bold=True)] if len(tasks) > 1 and len(x) > 1 else []
+    if not lines:
+        return None
     spoken = (
         f"{line.name} from {line.y[0]:.1%} at {line.x[0]:g} to {line.y[-1]:.1%} at {line.x[-1]:g}" for line in lines
     )
@@ -269,7 +271,10 @@ def cost_bars(costs: Sequence[Cost], suite: str, upper_bounds: Collection[str] =
             f"{pass_note(costs)}.",
             [name for values in panels.values() for name in values],
         ),
-        "; ".join(f"{c.method}: " + ", ".join(f"{k} {v:.3g} times" for k, v in c.ratios.items()) for c in costs),
+        "; ".join(
+            f"{marked(c.method, upper_bounds)}: " + ", ".join(f"{k} {v:.3g} times" for k, v in c.ratios.items())
+            for c in costs
+        ),
         bars(panels),
     )
 
@@ -288,10 +293,10 @@ def _noted(caption: str, names: Iterable[str]) -> str:
 
 def depth_order(kept: Sequence[dict[str, int]]) -> list[str]:
     """All taps in an order of depth that agrees with every head's own, each as deep as they allow."""
-    after: dict[str, set[str]] = {tap: set() for of in kept for tap in of}
+    after: dict[str, dict[str, None]] = {tap: {} for of in kept for tap in of}  # a set's order changes with the process
     for of in kept:
         for earlier, later in pairwise(of):
-            after[earlier].add(later)
+            after[earlier][later] = None
     try:
         return list(TopologicalSorter(after).static_order())[::-1]
     except CycleError:  # several networks use one name for different places
@@ -299,17 +304,26 @@ def depth_order(kept: Sequence[dict[str, int]]) -> list[str]:
 
 
 def _grid(results: Sequence[Result]) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """(tasks, x (k,), accuracy (tasks, k)): the tasks that were measured at every x, means over seeds."""
-    cells = by_cell(results)
-    accuracy = {(cell.task, _x(found[0])): mean_accuracy(found) for cell, found in cells.items()}
-    x = sorted({at for _, at in accuracy})
-    tasks = list(dict.fromkeys(task for task, _ in accuracy))
-    whole = [task for task in tasks if all((task, at) in accuracy for at in x)]
-    return (
-        whole,
-        np.array(x),
-        np.array([[accuracy[task, at] for at in x] for task in whole]).reshape(len(whole), len(x)),
-    )
+    """(tasks, x (k,), accuracy (tasks, k)), means over seeds: the tasks that were measured at every x.
+
+    Where none was, as a study leaves out what a small task has no images for: all tasks, at the x that they share.
+    """
+    accuracy = _by_x(results)
+    x = sorted({at for of in accuracy.values() for at in of})
+    whole = [task for task, of in accuracy.items() if len(of) == len(x)]
+    if not whole:
+        x = [at for at in x if all(at in of for of in accuracy.values())]
+        whole = list(accuracy)
+    rows = [[accuracy[task][at] for at in x] for task in whole]
+    return whole, np.array(x), np.array(rows).reshape(len(whole), len(x))
+
+
+def _by_x(results: Sequence[Result]) -> dict[str, dict[float, float]]:
+    """The accuracy of each task at each x, a mean over seeds."""
+    found: dict[str, dict[float, float]] = {}
+    for cell, of in by_cell(results).items():
+        found.setdefault(cell.task, {})[_x(of[0])] = mean_accuracy(of)
+    return found
 
 
 def _by_series(results: Sequence[Result]) -> dict[tuple[str, str], float]:
@@ -338,4 +352,6 @@ def _correlation(correlation: Correlation) -> str:
 
 
 def _anchor(*words: str) -> str:
-    return "-".join("".join(c if c.isalnum() else "-" for c in word) for word in words)
+    """Words as a part of a file's name and of an id."""
+    text = "-".join("".join(c if c.isalnum() else "-" for c in word) for word in words)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}-{zlib.crc32(text.encode(errors='surrogateescape')):08x}"

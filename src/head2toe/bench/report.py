@@ -19,7 +19,7 @@ from head2toe.bench.costs import Cost, costs, pass_note
 from head2toe.bench.figures import Figure
 from head2toe.bench.intervals import percent, span
 from head2toe.bench.predictions import Mistake, read_right
-from head2toe.bench.result import BOUND_NOTE, Result, home, marked, read_results, slug
+from head2toe.bench.result import BOUND_NOTE, Result, home, latest, marked, read_results, slug
 from head2toe.bench.suite import EVERY
 from head2toe.bench.tables import Table, best, mean_of, protocol_line, seeds_note, sizes_note, tables_of
 from head2toe.errors import DataError, MissingExtraError
@@ -123,8 +123,8 @@ def write_report(folder: Path, out: Path | None = None, figures: Path | None = N
 
 def page_of(folder: Path) -> Page:
     """What `results.jsonl`, `predictions/`, `mistakes/` and `studies/` of a folder say."""
-    results = read_results(folder / "results.jsonl")
-    studied = {path.stem: read_results(path) for path in sorted((folder / "studies").glob("*.jsonl"))}
+    results = latest(read_results(folder / "results.jsonl"))
+    studied = {path.stem: latest(read_results(path)) for path in sorted((folder / "studies").glob("*.jsonl"))}
     if not results and not any(studied.values()):
         raise DataError(f"report: {folder} holds no results; `head2toe bench SUITE --out {folder}` writes them")
     tables = tables_of(results, partial(read_right, folder))
@@ -253,7 +253,22 @@ def _commands(results: Sequence[Result]) -> list[str]:
     for result in results:
         shared = frozenset(places[*_what(result), _unit(result)])
         alike.setdefault((_what(result), shared), []).append(result)
-    return [_command(kind, suite, given, of) for ((kind, suite, _, given), _), of in alike.items()]
+    return [
+        _command(kind, suite, given, [result for result in of if result.task in tasks])
+        for ((kind, suite, _, given), shared), of in alike.items()
+        for tasks in _of_same_seeds(shared)
+    ]
+
+
+def _of_same_seeds(places: Iterable[tuple[str, int]]) -> list[set[str]]:
+    """The tasks that were measured on the same seeds: a command makes every task on every seed that it names."""
+    seeds: dict[str, set[int]] = {}
+    for task, seed in sorted(places):
+        seeds.setdefault(task, set()).add(seed)
+    tasks: dict[frozenset[int], set[str]] = {}
+    for task, of in seeds.items():
+        tasks.setdefault(frozenset(of), set()).add(task)
+    return list(tasks.values())
 
 
 def _what(result: Result) -> tuple[str, str, str, str]:
@@ -285,7 +300,7 @@ def _command(kind: str, suite: str, given: str, results: Sequence[Result]) -> st
 
 def _write(path: Path, text: str) -> None:
     with replacing(path) as new:
-        new.write_text(text, encoding="utf-8")
+        new.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files need be no UTF-8
 
 
 def _points(value: float) -> str:

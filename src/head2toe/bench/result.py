@@ -16,6 +16,7 @@ from head2toe.files import alone
 CONTROL = "control"  # the method that reads two networks
 SIDE_BY_SIDE = "+"  # stands between the names of networks that are read as one
 MARK = "†"
+LONGEST = 150  # letters of a file's name; file systems take 255 bytes, with an ending and what is written beside it
 BOUND_NOTE = f"{MARK} chosen on test images: an upper bound, no method to use."
 
 
@@ -63,16 +64,23 @@ class Result:
 def slug(result: Result) -> str:
     """The name of a result's own files: predictions/SLUG.npz and mistakes/SLUG.json.
 
-    What a file's name may not hold is replaced, and a hash tells such names apart.
+    What a file's name may not hold, or has no room for, is replaced, and a hash tells such names apart.
     """
     name = "--".join(map(str, result.key))
-    plain = re.sub(r"[^A-Za-z0-9._-]", "_", name)
-    return plain if plain == name else f"{plain}--{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    plain = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:LONGEST]
+    if plain == name:
+        return plain
+    return f"{plain}--{hashlib.sha256(name.encode(errors='surrogateescape')).hexdigest()[:8]}"
 
 
 def marked(method: str, upper_bounds: Collection[str]) -> str:
     """A method's name as it is shown: what was chosen on test images is marked wherever it stands."""
     return f"{method} {MARK}" if method in upper_bounds else method
+
+
+def cell_text(name: str) -> str:
+    """A name in a cell of a Markdown table."""
+    return name.replace("|", "\\|")
 
 
 def upper_bounds(results: Iterable[Result]) -> tuple[str, ...]:
@@ -83,6 +91,11 @@ def upper_bounds(results: Iterable[Result]) -> tuple[str, ...]:
 def home(result: Result) -> str:
     """The backbone beside whose other results this one stands: Control's pair stands beside its first network."""
     return result.backbone.partition(SIDE_BY_SIDE)[0] if result.method == CONTROL else result.backbone
+
+
+def latest(results: Iterable[Result]) -> list[Result]:
+    """One result of each key, the last: two processes that fill one folder can make the same fit."""
+    return list({result.key: result for result in results}.values())
 
 
 def read_results(path: Path) -> list[Result]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from head2toe.data import Task
 
 
+IMAGES = "images"  # the setting that tells a task's images from those of another task of its name
 # torch's word for a device that is full is RuntimeError; a full disk is an OSError
 MENDABLE = (Head2ToeError, MemoryError, RuntimeError, OSError, np.linalg.LinAlgError)
 
@@ -197,6 +199,7 @@ def _measured(
     fit: Fit, suite: Suite, task: Task, backbone: Backbone, out: Path, store: FeatureStore, conditions: Conditions
 ) -> Result:
     """Fit, predict, write: the line comes last, so that a result has its predictions and mistakes."""
+    images = _refuse_other_images(fit, suite, task, out)
     method, journal = _method(fit.method, fit.seed, folds_for(task), conditions), Journal(forgets=False)
     reset_peak()
     model = method.fit(backbone, task, store, journal=journal, progress=False)
@@ -225,6 +228,7 @@ def _measured(
         kept=_kept(model) if isinstance(model, Head) else {},
         settings=conditions.settings(fit.method)
         | treatment(backbone)
+        | {IMAGES: images}
         | _extracted(journal)
         | model.provenance.settings,
         seconds={phase: round(seconds, 3) for phase, seconds in journal.seconds.items()},
@@ -239,6 +243,23 @@ def _measured(
     append_result(results_file(out), [result])
     journal.forget()
     return result
+
+
+def _refuse_other_images(fit: Fit, suite: Suite, task: Task, out: Path) -> str:
+    """A digest of the task's inputs, splits and labels; DataError where `out` holds results of the task on others."""
+    rows = [(split.ids, split.labels.tolist()) for split in task.splits]
+    digest = hashlib.sha256(repr((task.classes, rows)).encode(errors="surrogateescape")).hexdigest()[:16]
+    assert task.test is not None, "limited() asks for one"
+    for result in read_results(results_file(out)):
+        if (result.suite, result.task) == (suite.name, fit.task.name):
+            there = result.n_test, result.n_classes, result.settings.get(IMAGES, digest)
+            if there != (task.test.n_rows, len(task.classes), digest):
+                raise DataError(
+                    f"bench: {out} holds results of {result.task} on other images ({result.n_test} to test on, "
+                    f"{result.n_classes} classes), now there are {task.test.n_rows} and {len(task.classes)}; "
+                    "choose another --out"
+                )
+    return digest
 
 
 def _method(name: str, seed: int, folds: int, conditions: Conditions) -> Method:

@@ -25,7 +25,7 @@ from head2toe.bench.intervals import (
     span,
 )
 from head2toe.bench.predictions import read_right
-from head2toe.bench.result import BOUND_NOTE, Result, home, marked, read_results, upper_bounds
+from head2toe.bench.result import BOUND_NOTE, Result, cell_text, home, latest, marked, read_results, upper_bounds
 from head2toe.data.vtab import VTAB
 from head2toe.errors import DataError
 from head2toe.files import replacing
@@ -100,7 +100,7 @@ def sizes_note(table: Table) -> str:
     """What each method's heads read, in a sentence; nothing where all methods have the same target sizes."""
     methods: dict[tuple[int, ...], list[str]] = {}
     for method, sizes in table.target_sizes.items():
-        methods.setdefault(sizes, []).append(method)
+        methods.setdefault(sizes, []).append(marked(method, table.upper_bounds))
     if len(methods) < 2:
         return ""
     read = (f"{', '.join(of)} {' or '.join(f'{size:,}' for size in sizes)}" for sizes, of in methods.items())
@@ -115,7 +115,9 @@ def seeds_note(table: Table) -> str:
             counts.setdefault(method, set()).add(entry.n_seeds)
     if len(set().union(*counts.values())) < 2:
         return ""
-    told = "; ".join(f"{method} {' or '.join(map(str, sorted(of)))}" for method, of in counts.items())
+    told = "; ".join(
+        f"{marked(method, table.upper_bounds)} {' or '.join(map(str, sorted(of)))}" for method, of in counts.items()
+    )
     return f"Numbers of seeds: {told}. Differences are on the seeds that both methods have."
 
 
@@ -141,7 +143,7 @@ def write_tables(out: Path, *, reference: str = "linear") -> list[Table]:
 
     DataError where there is none.
     """
-    results = read_results(out / "results.jsonl")
+    results = latest(read_results(out / "results.jsonl"))
     if not results:
         raise DataError(f"bench: {out} holds no results.jsonl with results; run `head2toe bench` with --out {out}")
     tables = tables_of(results, lambda result: read_right(out, result), reference=reference)
@@ -152,7 +154,7 @@ def write_tables(out: Path, *, reference: str = "linear") -> list[Table]:
         pages += [markdown(table), affinity_markdown(affinities(of), bounds), cost_markdown(costs(of), bounds)]
     for name, text in (("table.md", "\n".join(page for page in pages if page)), ("table.csv", as_csv(tables))):
         with replacing(out / name) as new:
-            new.write_text(text)
+            new.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files need be no UTF-8
     return tables
 
 
@@ -165,13 +167,13 @@ def markdown(table: Table) -> str:
         f"| task | {' | '.join(names)} |", "|---|" + "---:|" * len(names),
     ]  # fmt: skip
     for row in table.rows:
-        lines.append(f"| {row.name} | {' | '.join(_cells(row, table))} |")
+        lines.append(f"| {cell_text(row.name)} | {' | '.join(_cells(row, table))} |")
         if row.kind != "task" and any(entry.interval for entry in row.entries.values()):
             intervals = (row.entries.get(method) for method in table.methods)
             lines.append(f"| 95 % interval | {' | '.join(span(e and e.interval) for e in intervals)} |")
     lines += ["", *_notes(table), ""]
     if table.comparisons:
-        reference = table.comparisons[0].reference
+        reference = marked(table.comparisons[0].reference, table.upper_bounds)
         lines += [f"| against {reference} | tasks | difference | 95 % interval | wins | ties | losses |"]
         lines += ["|---|---:|---:|---:|---:|---:|---:|"]
         lines += [

@@ -128,8 +128,10 @@ def compare(
     """Linear probe, Head2Toe or fine-tuning? Measure on your data, and get advice with its reason."""
     from head2toe import present
     from head2toe.backbones import load_backbone
+    from head2toe.bench.compare import check_methods
     from head2toe.bench.compare import compare as run
 
+    check_methods(words(methods))
     task = labelled(data, skip_bad)
     networks = [
         load_backbone(
