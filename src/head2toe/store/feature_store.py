@@ -14,7 +14,8 @@ from head2toe.errors import FeatureError, StoreDamagedError, StoreError
 from head2toe.store.codec import READ, STORED, decode, encode, refuse_unfinite
 from head2toe.store.damage import opened_wreck, write_part
 from head2toe.store.index import Index, Part
-from head2toe.store.lance_folder import ConflictError, Fragment, LanceFolder, Place, explained
+from head2toe.store.lance_folder import ConflictError, Fragment, LanceFolder, explained
+from head2toe.store.place import Place
 from head2toe.store.rows import Wanted, damaged_parts, load_index, read_rows
 from head2toe.store.view import Compaction, Damage, View, ViewInfo
 from head2toe.table import FeatureTable

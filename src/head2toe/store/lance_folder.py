@@ -1,4 +1,4 @@
-"""One view on disk: a Lance dataset of content-addressed data files. The only module that names lance.
+"""One view on disk: a Lance dataset of content-addressed data files.
 
 Layout of `KEY.lance`: a fragment holds some taps of some inputs, each of them whole, so that adding rows or taps only
 adds fragments. It has two files, each called by the hash of its bytes: a small one with the columns `id` (string) and
@@ -23,14 +23,13 @@ import numpy as np
 import pyarrow as pa
 
 from head2toe.errors import Head2ToeError, StoreDamagedError, StoreError
-from head2toe.files import alone
 from head2toe.store.codec import file_name
+from head2toe.store.place import Place
 from head2toe.store.view import Dtype, View, tap_from_json, tap_to_json, view_from_json, view_to_json
 from head2toe.taps import Tap
 
 if TYPE_CHECKING:
     from lance import LanceDataset, LanceOperation
-    from lance.file import LanceFileSession
     from lance.fragment import DataFile, FragmentMetadata
 
 # 2.0 keeps features in flat pages: on 2,272 x 61 x 512 float16 in one file it reads 1.7 times faster than 2.1 and 2.2
@@ -59,71 +58,6 @@ class Fragment:
     data: File
     taps: tuple[str, ...]
     n_rows: int
-
-
-@dataclass(frozen=True)
-class Place:
-    """A local folder or the address of a bucket, with the options that open it."""
-
-    address: str
-    options: tuple[tuple[str, str], ...]
-
-    @property
-    def local(self) -> Path | None:
-        return None if "://" in self.address else Path(self.address)
-
-    @property
-    def storage_options(self) -> dict[str, str] | None:
-        return dict(self.options) or None
-
-    def join(self, name: str) -> str:
-        return f"{self.address.rstrip('/')}/{name}"
-
-    def session(self, name: str = "") -> LanceFileSession:
-        from lance.file import LanceFileSession
-
-        return LanceFileSession(self.join(name) if name else self.address, self.storage_options)
-
-    def view_keys(self) -> list[str]:
-        """The keys of the views kept here, sorted."""
-        if self.local is not None and not self.local.is_dir():
-            return []
-        names = self.session().list_with_delimiter().common_prefixes
-        return sorted(name.removesuffix(".lance") for name in names if name.endswith(".lance"))
-
-    def check_writable(self) -> None:
-        """Raise StoreError where nothing can be written; makes the folder. Buckets answer when they are written to."""
-        if self.local is None:
-            return
-        try:
-            self.local.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=self.local).close()
-        except OSError as error:
-            why = "it is a file" if self.local.is_file() else error.strerror or str(error)
-            raise StoreError(
-                f"store: nothing can be written in {self.address} ({why}); choose another --store"
-            ) from error
-
-    @contextlib.contextmanager
-    def locked(self, key: str) -> Iterator[bool]:
-        """Hold the view's lock where the place has locks; whether it is held. The system frees it if we are killed."""
-        if self.local is None:
-            yield False
-            return
-        self.local.mkdir(parents=True, exist_ok=True)
-        with (self.local / f"{key}.lock").open("w") as file, alone(file) as held:
-            yield held
-
-    def touch(self, key: str) -> None:
-        """Note that a view was used; a folder that cannot be written keeps its date."""
-        if self.local is not None:
-            with contextlib.suppress(OSError):
-                os.utime(self.local / f"{key}.lance")
-
-    def last_used(self, key: str) -> datetime | None:
-        if self.local is None:
-            return None
-        return datetime.fromtimestamp((self.local / f"{key}.lance").stat().st_mtime, UTC)
 
 
 class LanceFolder:
