@@ -366,3 +366,18 @@ def test_a_text_without_tokens_is_told(tmp_path):
     made.save_pretrained(tmp_path)
     with pytest.raises(DataError, match="the text is empty"):
         Tokens(str(tmp_path), "", 16)("")
+
+
+def test_a_name_like_a_model_type_is_looked_up_all_the_same(monkeypatch):
+    # `roberta-base` is near `roberta`, and a repository that a saved network is rebuilt from without its weights
+    asked = []
+    monkeypatch.setattr(
+        transformers.AutoConfig, "from_pretrained", lambda source, **_: asked.append(source) or missing(source)
+    )
+    with pytest.raises(BackboneError, match=r"no configuration .*did you mean 'roberta'"):
+        load_backbone("hf/roberta-base", weights=False)
+    assert asked == ["roberta-base"]
+
+
+def missing(source: str):
+    raise OSError(f"{source} is not here")

@@ -73,11 +73,8 @@ def load_transformers(source: str, options: Options) -> Backbone:
 def _config(source: str, options: Options) -> PretrainedConfig:
     from transformers import CONFIG_MAPPING, AutoConfig
 
-    if not options.weights and not Path(source).exists():
-        if source in CONFIG_MAPPING:
-            return CONFIG_MAPPING[source]()
-        if near := meant(source, CONFIG_MAPPING):
-            raise BackboneError(f"hf/{source}: transformers has no such model type{near}")
+    if not options.weights and source in CONFIG_MAPPING and not Path(source).exists():
+        return CONFIG_MAPPING[source]()
     try:
         return AutoConfig.from_pretrained(source, trust_remote_code=options.trust_remote_code)
     except (OSError, ValueError) as error:
@@ -86,9 +83,10 @@ def _config(source: str, options: Options) -> PretrainedConfig:
                 f"hf/{source}: this model brings code of its own, which is not run unless asked for; read it, then "
                 "pass trust_remote_code=True, or --trust-remote-code"
             ) from error
+        near = meant(source, CONFIG_MAPPING)
         raise BackboneError(
             f"hf/{source}: no configuration ({str(error).splitlines()[0]}); run once online, give a local folder "
-            "(hf/PATH), or list taps of an architecture offline: hf/MODEL_TYPE with --no-weights, as in hf/bert"
+            f"(hf/PATH), or list taps of an architecture offline: hf/MODEL_TYPE with --no-weights, as in hf/bert{near}"
         ) from error
 
 
@@ -176,7 +174,8 @@ def _pixels(source: str, module: PreTrainedModel, options: Options) -> ImagePrep
     pixels = ImagePreprocess((side, side), mean, std, resample, options.resize)
     if options.image_size is not None:
         pixels = replace(pixels, size=(options.image_size, options.image_size))
-    share = float(cast(float, values.get("crop_pct") or min(1.0, side / resized)))
+    told = values.get("crop_pct") if side < 384 else None  # ConvNeXt's processor crops nothing from that size on
+    share = float(cast(float, told or min(1.0, side / resized)))
     return replace(pixels, crop_pct=share) if options.resize == "crop" else pixels
 
 
