@@ -1,7 +1,6 @@
 """Networks trained whole: what each method promises, and that a run is repeatable, resumable and counted."""
 
 import copy
-from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -26,7 +25,6 @@ from head2toe.methods.scratch import Scratch, untrained
 from head2toe.methods.training import Training, choice, loop
 from head2toe.methods.training.checkpoint import Checkpoint
 from head2toe.methods.training.choice import _digest, held_out_rows
-from head2toe.methods.training.depthwise import depthwise_in_float32
 from head2toe.methods.training.rows import Rows, augmented, read_rows
 from head2toe.network import Network, Tapped
 from head2toe.table import scaled
@@ -398,20 +396,6 @@ def test_a_grouped_convolution_costs_what_its_groups_cost_one_by_one():
         x = torch.zeros(2, 8, 6, 6, requires_grad=True)
         together = counted([make(8, 8, 3, groups=4)], [x])
         assert together == counted([make(2, 2, 3) for _ in range(4)], list(x.chunk(4, 1))) > 0
-
-
-def test_depthwise_convolutions_train_in_float32_on_a_processor(network):
-    depthwise, dense = nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 8, 3)
-    seen: list[torch.dtype] = []
-    x = torch.randn(2, 8, 9, 9, requires_grad=True)
-    with torch.autocast("cpu", torch.bfloat16), depthwise_in_float32(replace(network, precision="bfloat16")):
-        once = depthwise(x)
-        twice = dense(once)
-    twice.register_hook(lambda gradient: seen.append(gradient.dtype))
-    twice.sum().backward()
-    assert once.dtype == twice.dtype == seen[0] == torch.bfloat16
-    assert torch.equal(once, depthwise(x).to(torch.bfloat16))
-    assert isinstance(depthwise_in_float32(replace(network, precision="float32")), nullcontext)
 
 
 def test_the_rate_warms_up_and_ends_at_nothing():

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from head2toe.errors import NotConvergedError
 from head2toe.methods.training.checkpoint import Checkpoint
-from head2toe.methods.training.depthwise import depthwise_in_float32
+from head2toe.methods.training.depthwise import fast_depthwise, weight_gradient_flops
 from head2toe.methods.training.rows import Rows, augmented
 from head2toe.methods.training.settings import Run, Training
 from head2toe.network import Tapped
@@ -102,7 +102,10 @@ def convolution_backward(
     return 2 * math.prod(w) * places[0] * math.prod(places[2:]) * sum(wanted[:2])
 
 
-COUNTED = {torch.ops.aten.convolution_backward: convolution_backward}  # in place of torch's own formula
+COUNTED = {  # in place of torch's own formula, and what it has none for
+    torch.ops.aten.convolution_backward: convolution_backward,
+    torch.ops.head2toe.depthwise_weight_gradient: weight_gradient_flops,
+}
 
 
 def step_seconds(model: Tapped, rows: Rows, labels: np.ndarray) -> float:
@@ -152,7 +155,7 @@ def _optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
 def _step(model: Tapped, optimizer: torch.optim.Optimizer, rows: list[np.ndarray], labels: np.ndarray) -> float:
     """One step; the loss before it. A loss that is no number changes nothing."""
     batch = model.backbone.collate(rows)
-    with depthwise_in_float32(model.backbone):
+    with fast_depthwise(model.backbone):
         logits: Tensor = model(batch)
     loss = functional.cross_entropy(logits, torch.from_numpy(labels).to(logits.device))
     value = loss.item()
