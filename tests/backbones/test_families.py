@@ -169,6 +169,7 @@ def test_torchvisions_checkpoints_run_nothing(tmp_path, monkeypatch, capsys):
     ("name", "message"),
     [
         ("efficientnet_lite1", "did you mean 'efficientnet_lite0'"),
+        ("Lite0", "did you mean 'efficientnet_lite0'"),
         ("resnet50", "did you mean 'timm/resnet50'"),
         ("timm/resnet51", "near names: .*resnet50"),
         ("torchvision/resnet51", "near names: .*resnet50"),

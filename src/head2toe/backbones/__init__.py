@@ -99,7 +99,8 @@ def _load_named(name: str, options: Options) -> Backbone:
         from head2toe.backbones.transformers_models import load_transformers
 
         return load_transformers(rest, options)
-    near = difflib.get_close_matches(name, ["efficientnet_lite0"], 1, 0.5)
+    bundled = "efficientnet_lite0"
+    near = [bundled] if name and name.lower() in bundled else difflib.get_close_matches(name, [bundled], 1, 0.5)
     if not separator and not near:
         near = [f"{kind}/{name}" for kind in ("timm", "torchvision") if _has(kind, name)]
     if separator:
