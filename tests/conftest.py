@@ -1,6 +1,7 @@
 """Shapes and types of every public function are checked while the tests run."""
 
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,25 @@ def network():
     module = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5))
     preprocess = ImagePreprocess((SIZE, SIZE), (0.5,) * 3, (0.25,) * 3, "nearest")
     return load_backbone(module, preprocess=preprocess, precision="float32")
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Run `head2toe ...` in this process: (exit code, stdout, stderr)."""
+
+    from head2toe import cli
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["head2toe", *map(str, words)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
 
 
 def positions(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,6 @@
 """The command line on real images and the bundled network: a user's session, and a user's mistakes."""
 
 import json
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -9,28 +8,11 @@ import pytest
 from datasets import config
 from PIL import Image
 
-from head2toe import backbones, cli
+from head2toe import backbones
 from head2toe.data import vtab
 from head2toe.errors import BackboneError
 from head2toe.head import load_head
 from standins import write_repository
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """Run `head2toe ...` in this process: (exit code, stdout, stderr)."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["head2toe", *map(str, words)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,9 @@
 """Flipped bytes, lost files: found, named, refused and repaired."""
 
+import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +136,31 @@ def test_a_damaged_manifest_names_the_view(filled):
         manifest.write_bytes(b"\xff" * manifest.stat().st_size)
     with pytest.raises(StoreDamagedError, match=rf"{VIEW.key}\.lance cannot be read.*delete that folder"):
         FeatureStore(filled).read(VIEW, names(0, 1), [STEM])
+
+
+def test_an_unreadable_view_hides_no_other(filled, command):
+    other = replace(VIEW, backbone="other", fingerprint="0" * 64)
+    store = FeatureStore(filled)
+    store.write(other, names(0, 3), features(names(0, 3), STEM))
+    assert store.unreadable() == {}
+    for manifest in (filled / f"{VIEW.key}.lance" / "_versions").glob("*.manifest"):
+        manifest.write_bytes(b"\xff" * manifest.stat().st_size)
+    store = FeatureStore(filled)
+    assert [info.view for info in store.views()] == [other]
+    assert list(store.unreadable()) == [VIEW.key]
+    assert store.find("other") == other
+    assert store.verify(other) == []
+    for refused in (store.verify, store.compact, lambda: store.find(VIEW.key[:8])):
+        with pytest.raises(StoreDamagedError, match="delete that folder"):
+            refused()
+
+    code, out, err = command("store", "ls", "--store", filled, "--json")
+    assert (code, [row["backbone"] for row in json.loads(out)]) == (0, ["other"])
+    assert f"{VIEW.key}.lance cannot be read" in err
+    for words, said in ((["verify"], "every byte of features in the other views"), (["compact"], "files")):
+        code, out, err = command("store", *words, "--store", filled)
+        assert (code, said in out, VIEW.key in err) == (1, True, True)
+        assert command("store", *words, "other", "--store", filled)[::2] == (0, "")
 
 
 def test_a_manifest_that_names_a_tap_twice_is_damaged(tmp_path):

@@ -23,11 +23,13 @@ def store_ls(store: StoreOption = None, as_json: JsonFlag = False) -> None:
     """List the views: one per network, pooling and number format."""
     from head2toe import present
 
-    rows = [present.view_row(info) for info in opened(store).views()]
+    place = opened(store)
+    rows = [present.view_row(info) for info in place.views()]
     if as_json:
         typer.echo(json.dumps([asdict(row) for row in rows]))
     else:
         present.show(present.view_table(rows))
+    _tell_unreadable(place)
 
 
 @store_app.command("show", epilog="Example: head2toe store show efficientnet_lite0")
@@ -51,11 +53,19 @@ def store_show(
 
 
 def _asked(place: FeatureStore, view: str | None) -> list[View]:
-    """The named view, or all; StoreError where there is none, as in a mistyped --store."""
+    """The named view, or all that can be opened; StoreError where there is none, as in a mistyped --store."""
     found = [info.view for info in place.views()] if view is None else [place.find(view)]
-    if not found:
+    if not found and not place.unreadable():
         raise StoreError(f"store: there is no view at {place.location}; `head2toe extract` makes one")
     return found
+
+
+def _tell_unreadable(place: FeatureStore, view: str | None = None) -> bool:
+    """Say on stderr which views cannot be opened; whether there is one. A named view was opened."""
+    broken = {} if view is not None else place.unreadable()
+    for error in broken.values():
+        typer.echo(str(error), err=True)
+    return bool(broken)
 
 
 @store_app.command("verify", epilog="Example: head2toe store verify")
@@ -70,14 +80,17 @@ def store_verify(
     place = opened(store)
     with present.progress("verify") as advance:
         damages = [damage for one in _asked(place, view) for damage in place.verify(one, progress=advance)]
+    broken = _tell_unreadable(place, view)
     if as_json:
         typer.echo(json.dumps([{"view": d.view.key, "tap": d.tap, "input": d.id, "file": d.file} for d in damages]))
     else:
         for damage in damages:
             typer.echo(str(damage))
-        typer.echo(f"{len(damages)} damaged" if damages else "every byte of features matches its checksum")
+        sound = f"every byte of features{' in the other views' if broken else ''} matches its checksum"
+        typer.echo(f"{len(damages)} damaged" if damages else sound)
     if damages:
         typer.echo("the next extraction of these inputs repairs them", err=True)
+    if damages or broken:
         raise typer.Exit(1)
 
 
@@ -95,6 +108,8 @@ def store_compact(
             typer.echo(json.dumps({"view": done.view.key, "files": files, "bytes": size}))
         else:
             typer.echo(f"{done.view}: {files[0]} -> {files[1]} files, {size[0]:,} -> {size[1]:,} bytes")
+    if _tell_unreadable(place, view):
+        raise typer.Exit(1)
 
 
 @store_app.command("rm", epilog="Example: head2toe store rm 3f2a --yes")

@@ -157,17 +157,24 @@ class FeatureStore:
             yield self.read(view, ids[start : start + step], taps)
 
     def views(self) -> list[ViewInfo]:
-        """All views, the last used first."""
-        with explained("list the views", self.location):
-            found = [info for key in self._place.view_keys() if (info := self._info(key)) is not None]
-        return sorted(found, key=lambda info: info.last_used or info.created, reverse=True)
+        """All views that can be opened, the last used first; `unreadable` says which cannot."""
+        return self._listed()[0]
+
+    def unreadable(self) -> dict[str, StoreError]:
+        """Why a view cannot be opened, by its key: most often its manifest is damaged."""
+        return self._listed()[1]
 
     def find(self, text: str) -> View:
         """The one view whose key starts with `text` or whose backbone is called so."""
-        views = [info.view for info in self.views()]
+        infos, broken = self._listed()
+        views = [info.view for info in infos]
         found = [view for view in views if text and (view.key.startswith(text) or view.backbone == text)]
         if len(found) == 1:
             return found[0]
+        if not found and text:
+            for key, error in broken.items():
+                if key.startswith(text):
+                    raise error
         listed = "; ".join(f"{view.key[:8]} is {view}" for view in found or views) or "no view at all"
         raise StoreError(f"store: '{text}' fits {len(found)} views at {self.location}, which has {listed}")
 
@@ -179,7 +186,7 @@ class FeatureStore:
         """Compare every byte of features with its checksum and name what differs; nothing is changed.
 
         `progress` is told (files done, files in all) of each view. The next extraction of the damaged inputs, or
-        `compact`, drops the damaged rows.
+        `compact`, drops the damaged rows. Of all views, StoreError where one cannot be opened.
         """
         return [damage for one in self._these(view) for damage in self._verify(one, progress)]
 
@@ -214,7 +221,28 @@ class FeatureStore:
             return self._verify(view, progress) if found and self._moved(view, folder) is not None else found
 
     def _these(self, view: View | None) -> list[View]:
-        return [view] if view is not None else [info.view for info in self.views()]
+        if view is not None:
+            return [view]
+        infos, broken = self._listed()
+        for error in broken.values():
+            raise error
+        return [info.view for info in infos]
+
+    def _listed(self) -> tuple[list[ViewInfo], dict[str, StoreError]]:
+        """The views that can be opened, the last used first, and why the others cannot, by key."""
+        found: list[ViewInfo] = []
+        broken: dict[str, StoreError] = {}
+        with explained("list the views", self.location):
+            keys = self._place.view_keys()
+        for key in keys:
+            try:
+                with explained("look at a view", self._place.join(f"{key}.lance")):
+                    info = self._info(key)
+            except StoreError as error:
+                broken[key] = error
+            else:
+                found += [] if info is None else [info]
+        return sorted(found, key=lambda info: info.last_used or info.created, reverse=True), broken
 
     def _info(self, key: str) -> ViewInfo | None:
         folder = LanceFolder.open(self._place, key)
