@@ -116,6 +116,16 @@ def test_lines_of_another_suite_or_network_are_not_mixed(out, suite, network, st
         list(run(["layers"], suite, other, "tiny", out, store, conditions=Conditions((64,))))
 
 
+def test_another_task_of_the_same_name_is_not_taken_for_it(out, suite, corners, network, store, few):
+    turned = replace(corners, test=corners.test.rows(np.arange(corners.test.n_rows)[::-1]))
+    changed = replace(suite, tasks=(replace(suite.tasks[0], load=lambda: turned),))
+    before = lines(out, "n-train")
+    (failed,) = run(["n-train"], changed, network, "tiny", out, store, conditions=Conditions((64,)))
+    assert isinstance(failed, Failure)
+    assert "holds results of corners on other images" in str(failed)
+    assert lines(out, "n-train") == before
+
+
 def test_an_arm_for_which_memory_runs_out_fails_alone(corners, network, store, tmp_path, monkeypatch):
     def full(place):
         def fit(journal):

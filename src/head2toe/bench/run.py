@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -199,7 +199,8 @@ def _measured(
     fit: Fit, suite: Suite, task: Task, backbone: Backbone, out: Path, store: FeatureStore, conditions: Conditions
 ) -> Result:
     """Fit, predict, write: the line comes last, so that a result has its predictions and mistakes."""
-    images = _refuse_other_images(fit, suite, task, out)
+    of_suite = (result for result in read_results(results_file(out)) if result.suite == suite.name)
+    images = refuse_other_images(of_suite, task, fit.task.name, out)
     method, journal = _method(fit.method, fit.seed, folds_for(task), conditions), Journal(forgets=False)
     reset_peak()
     model = method.fit(backbone, task, store, journal=journal, progress=False)
@@ -245,20 +246,18 @@ def _measured(
     return result
 
 
-def _refuse_other_images(fit: Fit, suite: Suite, task: Task, out: Path) -> str:
-    """A digest of the task's inputs, splits and labels; DataError where `out` holds results of the task on others."""
+def refuse_other_images(results: Iterable[Result], task: Task, name: str, out: Path) -> str:
+    """A digest of the task's inputs, splits and labels; DataError where one of the task's `results` is on others."""
     rows = [(split.ids, split.labels.tolist()) for split in task.splits]
     digest = hashlib.sha256(repr((task.classes, rows)).encode(errors="surrogateescape")).hexdigest()[:16]
-    assert task.test is not None, "limited() asks for one"
-    for result in read_results(results_file(out)):
-        if (result.suite, result.task) == (suite.name, fit.task.name):
-            there = result.n_test, result.n_classes, result.settings.get(IMAGES, digest)
-            if there != (task.test.n_rows, len(task.classes), digest):
-                raise DataError(
-                    f"bench: {out} holds results of {result.task} on other images ({result.n_test} to test on, "
-                    f"{result.n_classes} classes), now there are {task.test.n_rows} and {len(task.classes)}; "
-                    "choose another --out"
-                )
+    n_test, n_classes = 0 if task.test is None else task.test.n_rows, len(task.classes)
+    for result in results:
+        there = result.n_test, result.n_classes, result.settings.get(IMAGES, digest)
+        if result.task == name and there != (n_test, n_classes, digest):
+            raise DataError(
+                f"bench: {out} holds results of {name} on other images ({result.n_test} to test on, "
+                f"{result.n_classes} classes), now there are {n_test} and {n_classes}; choose another --out"
+            )
     return digest
 
 

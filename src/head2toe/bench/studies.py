@@ -15,7 +15,7 @@ import numpy as np
 
 from head2toe.bench.conditions import TASKS_OF, Conditions, Settings, check_folder, check_same, packages, treatment
 from head2toe.bench.result import Result, append_result, read_results
-from head2toe.bench.run import MENDABLE, Failure, Fit, limited, reason
+from head2toe.bench.run import IMAGES, MENDABLE, Failure, Fit, limited, reason, refuse_other_images
 from head2toe.bench.suite import Suite, SuiteTask
 from head2toe.data.task import joined
 from head2toe.errors import BackboneError, DataError, meant
@@ -173,7 +173,8 @@ def _lines(out: Path, study: str) -> Path:
 def _study(
     name: str, task: SuiteTask, place: Place, backbone_name: str, path: Path
 ) -> Iterator[Result | Failure | LeftOut]:
-    there = {result.key for result in read_results(path)}
+    lines = read_results(path)
+    there, images = {line.key for line in lines}, refuse_other_images(lines, place.task, task.name, path)
     for arm in STUDIES[name](place):
         if isinstance(arm, LeftOut):
             yield arm
@@ -187,7 +188,7 @@ def _study(
         except MENDABLE as error:
             yield Failure(Fit(task, backbone_name, f"{name}: {method}", place.seed), reason(error))
             continue
-        settings: Settings = head.provenance.settings | {"series": arm.series, "x": arm.x}
+        settings: Settings = head.provenance.settings | {IMAGES: images, "series": arm.series, "x": arm.x}
         result = _result(name, task, backbone_name, method, place, head, settings, journal)
         append_result(path, [result])
         yield result
