@@ -276,3 +276,12 @@ def test_without_jinja_the_extra_is_named(folder, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "jinja2", None)
     with pytest.raises(MissingExtraError, match=r"head2toe\[report\]"):
         render(page)
+
+
+def test_networks_whose_names_are_alike_have_drawings_of_their_own(tmp_path):
+    named = [replace(one, backbone=name) for name in ("a/b", "a-b") for one in results()]
+    write(tmp_path, named)
+    page = write_report(tmp_path)
+    drawn = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert {"accuracy-packs-a-b.svg", "accuracy-packs-a-b-2.svg"} <= drawn
+    assert len(drawn) == len(Parsed(page.read_text()).all("svg"))
