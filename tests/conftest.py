@@ -36,7 +36,6 @@ def network():
 @pytest.fixture
 def command(monkeypatch, capsys):
     """Run `head2toe ...` in this process: (exit code, stdout, stderr)."""
-
     from head2toe import cli
 
     def run(*words: object) -> tuple[int, str, str]:

@@ -15,6 +15,7 @@ PLACES = {
     "beyond the map": {"kernel_size": 5, "padding": 3},
     "strided": {"kernel_size": 3, "stride": 2},
     "oblong": {"kernel_size": (5, 2), "stride": (1, 3), "padding": (0, 1), "dilation": (1, 2)},
+    "dilated": {"kernel_size": (3, 2), "padding": (2, 1), "dilation": (2, 3)},
     "no bias": {"kernel_size": 3, "bias": False},
     "same, by name": {"kernel_size": 3, "padding": "same"},
     "mirrored edges": {"kernel_size": 3, "padding": 1, "padding_mode": "reflect"},

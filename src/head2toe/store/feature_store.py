@@ -224,8 +224,8 @@ class FeatureStore:
         if view is not None:
             return [view]
         infos, broken = self._listed()
-        for error in broken.values():
-            raise error
+        if broken:
+            raise next(iter(broken.values()))
         return [info.view for info in infos]
 
     def _listed(self) -> tuple[list[ViewInfo], dict[str, StoreError]]:
