@@ -5,7 +5,6 @@ Each is drawn only where its data are: a figure of nothing is None.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
@@ -17,7 +16,7 @@ from head2toe.bench.affinity import Affinity, Correlation
 from head2toe.bench.charts import WIDE, Axis, Panel, Series, bars, curves, dots, heat, scatter
 from head2toe.bench.costs import Cost, pass_note
 from head2toe.bench.intervals import by_cell, mean_accuracy
-from head2toe.bench.result import BOUND_NOTE, LONGEST, MARK, Result, home, marked
+from head2toe.bench.result import BOUND_NOTE, MARK, Result, home, marked, plain_name
 from head2toe.bench.tables import Table
 
 ACCURACY = Axis("test accuracy", percent=True)
@@ -92,7 +91,7 @@ def accuracy_dots(table: Table) -> Figure | None:
         if set(row.entries) - set(table.upper_bounds)
     }
     return Figure(
-        f"accuracy-{_anchor(table.suite, table.backbone)}",
+        plain_name(f"accuracy-{table.suite}-{table.backbone}"),
         "Accuracy per task and method",
         _noted(
             "Every dot is one method's test accuracy on one task."
@@ -118,7 +117,7 @@ def network_dots(tables: Sequence[Table], methods: Sequence[str], upper_bounds: 
         for i, table in enumerate(tables)
     )
     return Figure(
-        f"networks-{_anchor(tables[0].suite)}",
+        plain_name(f"networks-{tables[0].suite}"),
         "Mean accuracy per network and method",
         _noted(f"Every dot is one method's mean test accuracy over the {len(tasks)} tasks of all networks.", named),
         "; ".join(spoken),
@@ -141,7 +140,7 @@ def affinity_scatter(
         title = f"{marked(correlation.method, upper_bounds)}: {_correlation(correlation)}"
         panels.append(Panel(correlation.method, title, names, np.array([point.affinity for point in of]), gains))
     return Figure(
-        f"affinity-{_anchor(shown[0].suite, shown[0].backbone)}",
+        plain_name(f"affinity-{shown[0].suite}-{shown[0].backbone}"),
         "Gain over Linear against domain affinity",
         _noted(
             "Affinity is accuracy of Linear less that of Scratch: on the left, tasks far from what the network learned "
@@ -177,7 +176,7 @@ def study_curves(name: str, results: Sequence[Result]) -> Figure | None:
         f"{line.name} from {line.y[0]:.1%} at {line.x[0]:g} to {line.y[-1]:.1%} at {line.x[-1]:g}" for line in lines
     )
     return Figure(
-        f"{name}-{_anchor(results[0].backbone)}", study.title, caption, "; ".join(spoken),
+        plain_name(f"{name}-{results[0].backbone}"), study.title, caption, "; ".join(spoken),
         curves(lines, study.x, ACCURACY),
     )  # fmt: skip
 
@@ -193,7 +192,7 @@ def transfer_heat(results: Sequence[Result]) -> Figure | None:
     borrowed = change[np.array(sources)[:, None] != np.array(targets)]
     mean = float(np.nanmean(borrowed)) if np.isfinite(borrowed).any() else 0.0
     return Figure(
-        f"transfer-{_anchor(results[0].backbone)}",
+        plain_name(f"transfer-{results[0].backbone}"),
         "Scores of one task used for another",
         "Points of accuracy won or lost on the column's task when features are ranked by the row's task.",
         f"On average a borrowed ranking changes accuracy by {100 * mean:+.1f} points",
@@ -213,7 +212,7 @@ def criteria_heat(results: Sequence[Result]) -> Figure | None:
     order = np.argsort(-means, kind="stable")
     spoken = [f"{criteria[i]} {100 * means[i]:+.1f}" for i in order]
     return Figure(
-        f"criteria-{_anchor(results[0].backbone)}",
+        plain_name(f"criteria-{results[0].backbone}"),
         "Accuracy by relevance criterion",
         f"Points of accuracy won or lost against {REFERENCE} where all criteria keep equally many features; each name "
         "stands with its mean over the tasks that it could judge.",
@@ -239,7 +238,7 @@ def layer_heat(results: Sequence[Result], method: str = "head2toe") -> Figure | 
     shares = np.array([[of.get(tap, 0) / sum(of.values()) for tap in taps] for of in kept.values()])
     favourite = (f"{task} {max(of, key=lambda tap: of[tap])}" for task, of in kept.items())
     return Figure(
-        f"layers-{_anchor(results[0].suite, home(results[0]))}",
+        plain_name(f"layers-{results[0].suite}-{home(results[0])}"),
         "Where the kept features lie",
         f"The share of a task's kept features that each tap gives: none where a cell is empty, {shares.max():.0%} "
         "where it is strongest. The input is on the left, the last features on the right.",
@@ -264,7 +263,7 @@ def cost_bars(costs: Sequence[Cost], suite: str, upper_bounds: Collection[str] =
     if not panels or len(costs) < 2:
         return None
     return Figure(
-        f"costs-{_anchor(suite, costs[0].backbone)}",
+        plain_name(f"costs-{suite}-{costs[0].backbone}"),
         f"What one more task costs, times {costs[0].reference}",
         _noted(
             f"Ratios of means over the tasks that a method shares with {costs[0].reference}, logarithmic; "
@@ -349,9 +348,3 @@ def _correlation(correlation: Correlation) -> str:
         return f"{correlation.n} tasks"
     span = correlation.pearson_interval
     return f"r {correlation.pearson:+.2f}" + (f" ({span.low:+.2f} to {span.high:+.2f})" if span else "")
-
-
-def _anchor(*words: str) -> str:
-    """Words as a part of a file's name and of an id."""
-    text = "-".join("".join(c if c.isalnum() else "-" for c in word) for word in words)
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}-{zlib.crc32(text.encode(errors='surrogateescape')):08x}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -116,11 +115,8 @@ def write_report(folder: Path, out: Path | None = None, figures: Path | None = N
         raise DataError(f"report: --out {target} should be a file, it is a folder; give {target / 'report.html'}")
     page = page_of(folder)
     text = render(page)
-    names: Counter[str] = Counter()
     for figure in page.figures:
-        names[figure.name] += 1
-        again = f"-{names[figure.name]}" if names[figure.name] > 1 else ""  # networks a/b and a-b are alike in a name
-        _write((figures or target.parent / "figures") / f"{figure.name}{again}.svg", f"{XML}\n{figure.svg}")
+        _write((figures or target.parent / "figures") / f"{figure.name}.svg", f"{XML}\n{figure.svg}")
     _write(target, text)
     return target
 

@@ -62,11 +62,15 @@ class Result:
 
 
 def slug(result: Result) -> str:
-    """The name of a result's own files: predictions/SLUG.npz and mistakes/SLUG.json.
+    """The name of a result's own files: predictions/SLUG.npz and mistakes/SLUG.json."""
+    return plain_name("--".join(map(str, result.key)))
 
-    What a file's name may not hold, or has no room for, is replaced, and a hash tells such names apart.
+
+def plain_name(name: str) -> str:
+    """A name that a file or an HTML element can have; unlike names stay unlike.
+
+    What such a name may not hold, or has no room for, is replaced, and a hash tells such names apart.
     """
-    name = "--".join(map(str, result.key))
     plain = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:LONGEST]
     if plain == name:
         return plain
