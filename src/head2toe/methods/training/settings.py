@@ -25,7 +25,7 @@ class Training:
     first.
     """
 
-    lrs: Sequence[float] = (1e-3, 3e-4, 1e-4)
+    lrs: Sequence[float] = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
     steps: Sequence[int] = (200, 800)
     augments: Sequence[Augment] = ("none", "shift")
     batch_size: int = 32
