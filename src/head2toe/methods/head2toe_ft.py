@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def _gentle() -> Training:
-    return Training(lrs=(3e-4, 1e-4, 3e-5))
+    return Training(lrs=(3e-4, 1e-4, 3e-5), steps=(200, 800))
 
 
 @dataclass(frozen=True)

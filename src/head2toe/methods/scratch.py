@@ -31,7 +31,7 @@ def _longer() -> Training:
 
 @dataclass(frozen=True)
 class Scratch:
-    """Fine-tuning without pretraining, with more and larger steps to choose from."""
+    """Fine-tuning without pretraining, its shortest run four times as long."""
 
     training: Training = field(default_factory=_longer)
 

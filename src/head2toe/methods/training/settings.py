@@ -26,7 +26,7 @@ class Training:
     """
 
     lrs: Sequence[float] = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
-    steps: Sequence[int] = (200, 800)
+    steps: Sequence[int] = (200, 800, 3200)
     augments: Sequence[Augment] = ("none", "shift")
     batch_size: int = 32
     weight_decay: float = 0.01
