@@ -226,9 +226,14 @@ def test_files_are_read_batch_by_batch(head, network, tmp_path, monkeypatch):
         Image.fromarray(np.full((16, 16, 3), i, np.uint8)).save(tmp_path / f"{i}.png")
     read, passes, read_bytes = [], [], Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda self: read.append(self) or read_bytes(self))
-    told = replace(network.networks[0], run=lambda module, batch: passes.append(len(read)) or module(*batch.args))
+
+    def run(module, batch):
+        passes.append((len(read), len(batch.args[0])))
+        return module(*batch.args)
+
+    told = replace(network.networks[0], run=run)
     head.predict_proba(sorted(tmp_path.glob("*.png")), replace(network, networks=(told,)))
-    assert passes == [32, 40]
+    assert passes[-2:] == [(32, 32), (40, 8)]  # before them: what a network is asked once, on a few invented inputs
 
 
 def test_no_inputs_have_no_labels_and_a_module_must_be_given(head, network):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def _longer() -> Training:
-    return Training(lrs=(3e-3, 1e-3, 3e-4), steps=(800, 3200))
+    return Training(lrs=(1e-2, 3e-3, 1e-3, 3e-4), steps=(800, 3200))
 
 
 @dataclass(frozen=True)
