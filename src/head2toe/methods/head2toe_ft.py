@@ -21,10 +21,6 @@ if TYPE_CHECKING:
     from head2toe.store import FeatureStore
 
 
-def _gentle() -> Training:
-    return Training(lrs=(3e-4, 1e-4, 3e-5), steps=(200, 800))
-
-
 @dataclass(frozen=True)
 class Head2ToeFT:
     """A Head2Toe head, then all weights below and in it trained on.
@@ -34,7 +30,7 @@ class Head2ToeFT:
     """
 
     head2toe: Head2Toe = field(default_factory=Head2Toe)
-    training: Training = field(default_factory=_gentle)
+    training: Training = field(default_factory=Training)
 
     def fit(
         self,
