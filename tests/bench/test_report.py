@@ -279,11 +279,11 @@ def test_without_jinja_the_extra_is_named(folder, monkeypatch):
 
 
 def test_networks_whose_names_are_alike_have_drawings_of_their_own(tmp_path):
-    named = [replace(one, backbone=name) for name in ("a/b", "a-b") for one in results()]
+    named = [replace(one, backbone=name) for name in ("a/b", "a_b") for one in results()]
     write(tmp_path, named)
     page = write_report(tmp_path)
     drawn = {path.stem for path in (tmp_path / "figures").iterdir()}
     parsed = Parsed(page.read_text())
-    assert "accuracy-packs-a-b" in drawn
+    assert "accuracy-packs-a_b" in drawn
     assert len(drawn) == len(parsed.all("svg"))
     assert sorted(figure["id"] for figure in parsed.all("figure")) == sorted(drawn)
