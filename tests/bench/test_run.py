@@ -201,8 +201,15 @@ def test_trained_networks_try_the_rates_and_steps_that_were_asked_for(suite, net
         2,
     )
     assert plan(suite, ["tiny"], ["linear"], [0], tmp_path, Conditions(max_test=20)) == []
-    with pytest.raises(DataError, match=r"finetune measured with tried_lrs 0\.01,0\.001, asked for now is default"):
+    with pytest.raises(DataError, match=r"tried_lrs 0\.01,0\.001, asked for now is 0\.01,0\.003"):
         plan(suite, ["tiny"], methods, [0], tmp_path, Conditions(max_test=20))
+
+
+def test_what_a_trained_network_chose_from_is_written_out_where_nothing_was_asked_for():
+    asked = Conditions(steps=(7,)).settings("scratch")
+    assert (asked["tried_lrs"], asked["tried_steps"]) == ("0.01,0.003,0.001,0.0003", "7")
+    assert Conditions().settings("scratch")["tried_steps"] == "800,3200"
+    assert "tried_lrs" not in Conditions(steps=(7,)).settings("head2toe")
 
 
 def test_a_training_whose_result_could_not_be_written_is_not_lost(suite, network, store, tmp_path, monkeypatch):

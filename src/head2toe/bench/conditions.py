@@ -15,7 +15,7 @@ from head2toe.backbones.build import SideBySide
 from head2toe.bench.result import Result
 from head2toe.errors import DataError
 from head2toe.images import ImagePreprocess
-from head2toe.methods import SMALL, TRAINED
+from head2toe.methods import SMALL, TRAINED, training_of
 
 if TYPE_CHECKING:
     from head2toe.backbones.core import Backbone
@@ -61,7 +61,10 @@ class Conditions:
         return (self.target_sizes or SMALL)[0]
 
     def settings(self, method: str) -> Settings:
-        """As every result of `method` records them: results that differ in them are not comparable."""
+        """As every result of `method` records them: results that differ in them are not comparable.
+
+        What a trained network chooses from is written out also where it is the method's own: that may change.
+        """
         common: Settings = {
             "target_sizes": _listed(self.target_sizes),
             "max_test": self.max_test or "all",
@@ -70,7 +73,8 @@ class Conditions:
         }
         if method not in TRAINED:
             return common
-        return common | {"tried_lrs": _listed(self.lrs), "tried_steps": _listed(self.steps)}
+        tried = training_of(method, self.lrs, self.steps)
+        return common | {"tried_lrs": _listed(tried.lrs), "tried_steps": _listed(tried.steps)}
 
 
 def check_folder(out: Path) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from head2toe.methods.head2toe import Head2Toe
     from head2toe.methods.paper import Paper, Recipe
     from head2toe.methods.problem import Journal
+    from head2toe.methods.training import Training
     from head2toe.network import Network
     from head2toe.store import FeatureStore
 
@@ -196,6 +197,17 @@ def method_named(
             tuple(lrs or ()), tuple(steps or ()), criterion,
         )
     )  # fmt: skip
+
+
+def training_of(name: str, lrs: Sequence[float] | None = None, steps: Sequence[int] | None = None) -> Training:
+    """How one of TRAINED trains, with the given rates and steps in place of its own."""
+    from head2toe.methods.finetune import FineTune
+    from head2toe.methods.head2toe_ft import Head2ToeFT
+    from head2toe.methods.scratch import Scratch
+
+    method = method_named(name, lrs=lrs, steps=steps)
+    assert isinstance(method, FineTune | Scratch | Head2ToeFT), f"{name} trains no network"
+    return method.training
 
 
 def check_method(name: str) -> str:
