@@ -89,6 +89,11 @@ class Tapped(nn.Module):
         found = {name: tensor for name, tensor in self.state_dict().items() if name not in self.unread}
         return {name: np.ascontiguousarray(tensor.cpu().numpy()) for name, tensor in found.items()}
 
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of its numbers on disk."""
+        return sum(array.nbytes for array in self.tensors().values())
+
     def load_tensors(self, tensors: dict[str, np.ndarray]) -> None:
         """Take what `tensors` gave; HeadError where it is of another architecture."""
         state = {name: torch.from_numpy(array) for name, array in tensors.items()}
@@ -144,7 +149,7 @@ class Network:
     @property
     def n_bytes(self) -> int:
         """Bytes of its numbers on disk."""
-        return sum(array.nbytes for array in self.model.tensors().values())
+        return self.model.n_bytes
 
     def predict_logits(self, inputs: Sequence[Encoded | Path]) -> np.ndarray:
         """Logits (n, C) float32 of n inputs: image files by path, encoded bytes, pixels (H, W, 3), or texts."""

@@ -14,7 +14,9 @@ from head2toe.bench.intervals import Interval
 from head2toe.data import task_from_arrays
 from head2toe.errors import BackboneError, DataError
 from head2toe.extract import passes
+from head2toe.methods.finetune import FineTune
 from head2toe.methods.linear import Linear
+from head2toe.methods.training import Training
 from head2toe.present import advice_lines, comparison_table
 from head2toe.store import FeatureStore
 
@@ -52,7 +54,11 @@ class TestAdvice:
         assert "enough" not in given.sentence
 
     def test_a_sure_but_tiny_gain_is_not_worth_it(self):
-        assert advice(0.004, 0.001, 0.007).method == "linear"
+        for gain, low, high in ((0.004, 0.001, 0.007), (0.006, 0.001, 0.012), (0.009, 0.002, 0.03)):
+            given = advice(gain, low, high)
+            assert given.method == "linear"
+            assert "A linear probe is enough" in given.sentence
+            assert "a gain, but of less than a point" in given.sentence
 
     def test_a_loss_means_a_linear_probe(self):
         assert advice(-0.05, -0.08, -0.02).method == "linear"
@@ -111,7 +117,8 @@ def test_a_training_step_is_counted_and_leaves_the_network_alone(network, corner
     forward = flops(network)[network.prelogits] + 2 * 16 * 4  # and a fresh linear layer for the four classes
     first = 2 * 8 * 8 * 8 * 3 * 9  # of the first convolution: the gradient of its input is not needed
     assert cost.flops == 10 * 4 * (3 * forward - first)
-    assert cost.task_bytes == network.n_bytes
+    trained = FineTune(Training(lrs=(1e-3,), steps=(1,), augments=("none",))).fit(network, corners, progress=False)
+    assert cost.task_bytes == trained.n_bytes
     rates, longer, last_two = 5 * 200, 800 + 3200, 2 * 3200  # one more augmentation, and all rows
     assert cost.tuned_steps == rates + longer + last_two
     assert cost.tuned_flops * 10 == cost.flops * cost.tuned_steps

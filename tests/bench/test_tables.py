@@ -159,11 +159,15 @@ def test_the_page_of_a_folder_tells_affinity_and_costs(tmp_path):
     page = (tmp_path / "table.md").read_text().splitlines()
     (head,) = (line for line in page if line.startswith("| task | affinity |"))
     order = [word.strip() for word in head.split("|")[3:-1]]
-    assert sorted(order) == ["finetune", "head2toe", "oracle †"]
+    assert order == ["head2toe", "oracle †", "finetune"]
     gains = {"head2toe": "+50.0", "finetune": "+60.0", "oracle †": "+70.0"}
     assert f"| far | +5.0 | {' | '.join(gains[method] for method in order)} |" in page
     assert "| finetune | 3 | 1.00e+12 (999) | 300.0 (100) | 1,000,000,000 (1) | 20,000 (200) |" in page
     assert "| head2toe | 3 | 1.00e+09 | 3.0 | 1,000,000,000 | 100 |" in page
+    spent = [line.split(" | ")[0] for line in page[page.index(next(one for one in page if "Cost of" in one)) :]]
+    assert [one for one in spent if one.strip("| ") in ("linear", "head2toe", "oracle †", "scratch", "finetune")] == [
+        "| linear", "| head2toe", "| oracle †", "| scratch", "| finetune",
+    ]  # fmt: skip
 
 
 def test_of_two_results_with_one_key_the_later_counts():

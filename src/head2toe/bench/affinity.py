@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from head2toe.bench.intervals import LEVEL, RESAMPLES, SAME, Interval, by_cell, difference
-from head2toe.bench.result import Result, cell_text, marked
+from head2toe.bench.result import Result, cell_text, marked, ordered
 
 PROBE, SCRATCH = "linear", "scratch"
 
@@ -60,11 +60,15 @@ def affinities(results: Sequence[Result]) -> list[Affinity]:
 
 
 def correlations(points: Sequence[Affinity]) -> list[Correlation]:
-    """Each method's correlation over the tasks of each network, the methods in the order of their appearance."""
-    places = dict.fromkeys((p.suite, p.backbone, method) for p in points for method in p.gains)
+    """Each method's correlation over the tasks of each network, the methods in the order of tables."""
+    networks = dict.fromkeys((p.suite, p.backbone) for p in points)
+    methods = ordered(method for p in points for method in p.gains)
+    places = dict.fromkeys((*network, method) for network in networks for method in methods)
     found = []
     for suite, backbone, method in places:
         of = [p for p in points if (p.suite, p.backbone) == (suite, backbone) and method in p.gains]
+        if not of:
+            continue
         x, y = np.array([p.affinity for p in of]), np.array([p.gains[method] for p in of])
         found.append(Correlation(suite, backbone, method, len(of), *_pearson(x, y), *_spearman(x, y)))
     return found
@@ -74,7 +78,7 @@ def affinity_markdown(points: Sequence[Affinity], upper_bounds: Collection[str] 
     """Affinity and gains of each task in points of accuracy, the most distant first, and how they correlate."""
     if not points:
         return ""
-    methods = list(dict.fromkeys(method for point in points for method in point.gains))
+    methods = ordered(method for point in points for method in point.gains)
     names = " | ".join(marked(method, upper_bounds) for method in methods)
     lines = [
         "Domain affinity (linear less scratch), and gains over linear:", "",

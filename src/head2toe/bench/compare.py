@@ -20,7 +20,7 @@ from head2toe.methods.finetune import on_last_features
 from head2toe.methods.frozen import Frozen
 from head2toe.methods.problem import Journal, fold_of, folds_for, refuse_one_class, spread_inputs, training_splits
 from head2toe.methods.training import Training
-from head2toe.methods.training.choice import most_steps
+from head2toe.methods.training.choice import fitting, most_steps
 from head2toe.methods.training.loop import step_flops, step_seconds
 from head2toe.methods.training.rows import read_rows
 from head2toe.store import FeatureStore, default_location
@@ -156,22 +156,24 @@ def check_methods(methods: Sequence[str]) -> None:
 def advise(linear: Score, head2toe: Score, finetuning: FineTuning, images_per_class: float) -> Advice:
     """The paper's finding as a rule: what Head2Toe gains over a linear probe tells how far a task is from the source.
 
-    No gain, and an interval that holds none of a point or more: the last layer is enough; an interval that does says
-    that the rows are too few to know. Fine-tuning is worth a trial where accuracy is still low and there are images to
-    learn from.
+    A gain of a point or more that the interval tells from nothing is worth a head on all layers. One of less, or an
+    interval that holds none of a point or more: the last layer is enough. An interval that holds both nothing and a
+    point says that the rows are too few to know. Fine-tuning is worth a trial where accuracy is still low and there are
+    images to learn from.
     """
     low = head2toe.interval.low if head2toe.interval else 0.0
     gains = low > 0 and head2toe.difference >= WORTH
     chosen = head2toe if gains else linear
     more = chosen.accuracy < LOW and images_per_class >= ENOUGH
     told = f"{100 * head2toe.difference:+.1f} points over a linear probe{_span(head2toe.interval)}"
-    untold = head2toe.interval is None or head2toe.interval.high >= WORTH
+    untold = low <= 0 and (head2toe.interval is None or head2toe.interval.high >= WORTH)
     if not gains and untold:
         reason = f"Use a linear probe: Head2Toe brings {told}, which so few rows cannot tell from nothing; label more"
     elif not gains:
         enough = linear.accuracy >= LOW
-        rest = "the last layer holds what this task needs" if enough else "other layers hold no more of it"
-        reason = f"A linear probe is enough: Head2Toe brings {told}, so {rest}"
+        rest = "so the last layer holds what this task needs" if enough else "so other layers hold no more of it"
+        rest = "a gain, but of less than a point" if low > 0 else rest
+        reason = f"A linear probe is enough: Head2Toe brings {told}, {rest}"
     elif head2toe.difference >= FAR:
         reason = f"Use Head2Toe: it brings {told}, a task far from what the network was trained on"
     else:
@@ -195,9 +197,9 @@ def finetuning_cost(backbone: Backbone, task: Task, *, steps: int = STEPS, batch
     picked = task.train.rows(np.arange(batch_size) % task.train.n_rows)
     rows = read_rows(model.backbone, [picked])
     flops, seconds = step_flops(model, rows, picked.labels), step_seconds(model, rows, picked.labels)
-    tuned = most_steps(Training())
+    tuned = most_steps(fitting(Training(), rows))
     return FineTuning(
-        steps, batch_size, steps * batch_size * flops, steps * seconds, backbone.n_bytes,
+        steps, batch_size, steps * batch_size * flops, steps * seconds, model.n_bytes,
         tuned, tuned * batch_size * flops, tuned * seconds,
     )  # fmt: skip
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from head2toe.bench.result import Result, home, marked
+from head2toe.bench.result import Result, home, marked, ordered
 
 PHASES = ("select", "fit", "train")  # beside the pass; loading the network is no cost of a task
 REFERENCES = ("head2toe", "linear")  # what costs are compared with: the first that was measured
@@ -40,11 +40,11 @@ QUANTITIES = ("flops", "seconds", "peak_bytes", "task_bytes")
 
 
 def costs(results: Sequence[Result]) -> list[Cost]:
-    """A cost for each backbone and method that shares a task with the reference, in the order of their appearance."""
+    """A cost for each backbone and method that shares a task with the reference, in the order of tables."""
     found, passes = [], _seconds_an_image(results)
     for backbone in dict.fromkeys(map(home, results)):
         here = [result for result in results if home(result) == backbone]
-        measured = list(dict.fromkeys(result.method for result in here))
+        measured = ordered(result.method for result in here)
         reference = next((method for method in REFERENCES if method in measured), None)
         if reference is None:
             continue

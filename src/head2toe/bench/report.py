@@ -19,7 +19,7 @@ from head2toe.bench.costs import Cost, costs, pass_note
 from head2toe.bench.figures import Figure
 from head2toe.bench.intervals import percent, span
 from head2toe.bench.predictions import Mistake, read_right
-from head2toe.bench.result import BOUND_NOTE, Result, home, latest, marked, read_results, slug
+from head2toe.bench.result import BOUND_NOTE, Result, home, latest, marked, ordered, read_results, slug
 from head2toe.bench.suite import EVERY
 from head2toe.bench.tables import Table, best, mean_of, protocol_line, seeds_note, sizes_note, tables_of
 from head2toe.errors import DataError, MissingExtraError
@@ -158,7 +158,7 @@ def _overviews(tables: Sequence[Table]) -> list[Overview]:
     found = []
     for suite in dict.fromkeys(table.suite for table in tables):
         of = tuple(table for table in tables if table.suite == suite)
-        methods = tuple(dict.fromkeys(method for table in of for method in table.methods))
+        methods = tuple(ordered(method for table in of for method in table.methods))
         bounds = tuple(dict.fromkeys(bound for table in of for bound in table.upper_bounds))
         if len(of) > 1 and (figure := figures.network_dots(of, methods, bounds)) is not None:
             found.append(Overview(suite, of, methods, bounds, figure))

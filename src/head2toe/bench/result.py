@@ -12,6 +12,7 @@ from pathlib import Path
 from head2toe import __version__
 from head2toe.errors import DataError
 from head2toe.files import alone
+from head2toe.methods import NAMES
 
 CONTROL = "control"  # the method that reads two networks
 SIDE_BY_SIDE = "+"  # stands between the names of networks that are read as one
@@ -80,6 +81,11 @@ def plain_name(name: str) -> str:
 def marked(method: str, upper_bounds: Collection[str]) -> str:
     """A method's name as it is shown: what was chosen on test images is marked wherever it stands."""
     return f"{method} {MARK}" if method in upper_bounds else method
+
+
+def ordered(methods: Iterable[str]) -> list[str]:
+    """Methods, each once, as every table shows them: in the order of `NAMES`, unknown ones after them by name."""
+    return sorted(set(methods), key=lambda name: (NAMES.index(name) if name in NAMES else len(NAMES), name))
 
 
 def cell_text(name: str) -> str:

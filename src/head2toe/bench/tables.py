@@ -25,11 +25,21 @@ from head2toe.bench.intervals import (
     span,
 )
 from head2toe.bench.predictions import read_right
-from head2toe.bench.result import BOUND_NOTE, Result, cell_text, home, latest, marked, read_results, upper_bounds
+from head2toe.bench.result import (
+    BOUND_NOTE,
+    Result,
+    cell_text,
+    home,
+    latest,
+    marked,
+    ordered,
+    read_results,
+    upper_bounds,
+)
 from head2toe.data.vtab import VTAB
 from head2toe.errors import DataError
 from head2toe.files import replacing
-from head2toe.methods import NAMES, target_sizes_of
+from head2toe.methods import target_sizes_of
 
 GROUPS = ("natural", "specialized", "structured")  # VTAB's order; other groups follow by name
 PROTOCOL = ("target_sizes", "max_test", "precision", "image_size", "resize", "normalised")
@@ -209,7 +219,7 @@ def _of(cells: Mapping[Cell, list[Result]], suite: str, backbone: str) -> dict[C
 
 def _table(pair: tuple[str, str], cells: Mapping[Cell, list[Result]], right_of: RightOf, reference: str) -> Table:
     results = [result for found in cells.values() for result in found]
-    methods = sorted({cell.method for cell in cells}, key=lambda name: (name not in NAMES, _place(name, NAMES), name))
+    methods = ordered(cell.method for cell in cells)
     groups = {result.task: result.group for result in results}
     tasks = _task_rows(groups, methods, cells, right_of)
     return Table(

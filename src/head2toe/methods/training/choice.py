@@ -58,6 +58,11 @@ def held_out_rows(task: Task, seed: int) -> np.ndarray:
     return fold_of(task, labels, 1, seed) == 0
 
 
+def fitting(training: Training, rows: Rows) -> Training:
+    """The training without augmentations where there are no pictures to shift: each would repeat the first."""
+    return training if rows.pictures else replace(training, augments=training.augments[:1])
+
+
 def most_steps(training: Training) -> int:
     """The steps of all runs of a fit, the choice's and the last one's, where the longest is the best."""
     first, longest = training.steps[0], max(training.steps)
@@ -92,8 +97,7 @@ def fit_network(
     checkpoint = checkpoint_beside(store, what)
     with journal.phase("train"), _progress(most_steps(training), shown=progress) as advance:
         rows = read_rows(start.final.backbone, splits, task.test)
-        if not rows.pictures:  # nothing to shift: every augmentation would repeat the first
-            training = replace(training, augments=training.augments[:1])
+        training = fitting(training, rows)
         work = _Work(training, start, rows, labels, held_out, checkpoint, advance)
         tried = _tried(work)
         best = max(tried, key=lambda run: tried[run])
