@@ -11,7 +11,7 @@ from scipy import stats
 from head2toe.bench.costs import costs
 from head2toe.bench.intervals import Interval, by_cell, interval_of_mean
 from head2toe.bench.predictions import write_predictions
-from head2toe.bench.result import Result, append_result
+from head2toe.bench.result import Result, append_result, told
 from head2toe.bench.tables import Entry, as_csv, markdown, tables_of, write_tables
 from head2toe.data import task_from_arrays
 from head2toe.errors import DataError
@@ -151,6 +151,11 @@ def test_every_entry_is_a_line_of_the_csv(table):
     assert (line["reference"], line["wins"]) == ("", "")
     (mean,) = (row for row in rows if (row["row"], row["method"]) == ("tasks", "head2toe"))
     assert [mean[name] for name in ("reference", "wins", "ties", "losses")] == ["linear", "1", "1", "1"]
+
+
+def test_a_line_of_a_fit_says_what_was_chosen_on_test_images():
+    assert told(result("pets", "linear", 0.5)) == "0.5000"
+    assert told(result("pets", "oracle", 0.5, upper_bound=True)).startswith("0.5000 † chosen on test images")
 
 
 def test_the_page_of_a_folder_tells_affinity_and_costs(tmp_path):

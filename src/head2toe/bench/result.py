@@ -83,6 +83,11 @@ def marked(method: str, upper_bounds: Collection[str]) -> str:
     return f"{method} {MARK}" if method in upper_bounds else method
 
 
+def told(result: Result) -> str:
+    """The test accuracy of a fit as a line tells it, with a note where the fit was chosen on those images."""
+    return f"{result.test_accuracy:.4f}" + (f" {BOUND_NOTE}" if result.upper_bound else "")
+
+
 def ordered(methods: Iterable[str]) -> list[str]:
     """Methods, each once, as every table shows them: in the order of `NAMES`, unknown ones after them by name."""
     return sorted(set(methods), key=lambda name: (NAMES.index(name) if name in NAMES else len(NAMES), name))

@@ -59,7 +59,7 @@ def bench(
     from head2toe import present
     from head2toe.backbones import load_backbone
     from head2toe.bench.conditions import Conditions
-    from head2toe.bench.result import BOUND_NOTE
+    from head2toe.bench.result import told
     from head2toe.bench.run import Failure, names_of, plan, results_file, run
     from head2toe.bench.suite import read_groups, suite_named
     from head2toe.bench.tables import write_tables
@@ -102,8 +102,7 @@ def bench(
                 failed += 1
                 typer.echo(f"{done + 1} of {len(fits)}, failed: {event}", err=True)
             else:
-                note = f" {BOUND_NOTE}" if event.upper_bound else ""
-                typer.echo(f"{done + 1} of {len(fits)}, {fits[done]}: {event.test_accuracy:.4f}{note}", err=True)
+                typer.echo(f"{done + 1} of {len(fits)}, {fits[done]}: {told(event)}", err=True)
     if results_file(out).is_file():
         tables = write_tables(out, reference=reference)
         typer.echo(json.dumps([asdict(table) for table in tables]) if as_json else (out / "table.md").read_text())
