@@ -184,7 +184,7 @@ def test_a_page_cannot_be_a_folder(folder):
 
 
 def test_the_commands_repeat_the_conditions_and_keep_networks_apart(tmp_path):
-    measured = {"target_sizes": "64,512", "max_test": 20, "asked_precision": "default", "backbone_id": "file:WEIGHTS/t"}
+    measured = {"target_sizes": "64,512", "max_test": 20, "precision": "float32", "backbone_id": "file:WEIGHTS/t"}
     fair = [one for one in results() if one.method in ("linear", "finetune")]
     lines = [replace(one, settings=one.settings | measured) for one in fair]
     other = replace(lines[0], backbone="tiny+b", method="control", settings=lines[0].settings | {"backbone_id": "a+b"})
@@ -194,7 +194,7 @@ def test_the_commands_repeat_the_conditions_and_keep_networks_apart(tmp_path):
     tasks, task = (
         f"--groups GROUPS --tasks {of}" for of in (",".join(dict.fromkeys(one.task for one in lines)), other.task)
     )
-    end = "--target-size 64 --target-size 512 --max-test 20"
+    end = "--target-size 64 --target-size 512 --max-test 20 --precision float32"
     start = "head2toe bench packs --root ROOT --backbones"
     assert first == f"{start} file:WEIGHTS/t --methods linear,finetune {tasks} --seeds 0 {end} --out OUT"
     assert second == f"{start} a+b --methods control {task} --seeds 0 {end} --out OUT"

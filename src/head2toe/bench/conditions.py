@@ -29,7 +29,7 @@ _OPTIONS = {
     "target_sizes": "--target-size",
     "max_test": "--max-test",
     "asked_image_size": "--image-size",
-    "asked_precision": "--precision",
+    "precision": "--precision",  # the one used: the default differs between processors
     "tried_lrs": "--lr",
     "tried_steps": "--steps",
 }
