@@ -170,10 +170,12 @@ def advise(linear: Score, head2toe: Score, finetuning: FineTuning, images_per_cl
     if not gains and untold:
         reason = f"Use a linear probe: Head2Toe brings {told}, which so few rows cannot tell from nothing; label more"
     elif not gains:
-        enough = linear.accuracy >= LOW
-        rest = "so the last layer holds what this task needs" if enough else "so other layers hold no more of it"
-        rest = "a gain, but of less than a point" if low > 0 else rest
-        reason = f"A linear probe is enough: Head2Toe brings {told}, {rest}"
+        why = (
+            "a gain, but of less than a point" if low > 0
+            else "so the last layer holds what this task needs" if linear.accuracy >= LOW
+            else "so other layers hold no more of it"
+        )  # fmt: skip
+        reason = f"A linear probe is enough: Head2Toe brings {told}, {why}"
     elif head2toe.difference >= FAR:
         reason = f"Use Head2Toe: it brings {told}, a task far from what the network was trained on"
     else:
