@@ -17,6 +17,7 @@ from head2toe.extract import passes
 from head2toe.methods.finetune import FineTune
 from head2toe.methods.linear import Linear
 from head2toe.methods.training import Training
+from head2toe.methods.training.rows import Rows
 from head2toe.present import advice_lines, comparison_table
 from head2toe.store import FeatureStore
 
@@ -124,6 +125,12 @@ def test_a_training_step_is_counted_and_leaves_the_network_alone(network, corner
     assert cost.tuned_flops * 10 == cost.flops * cost.tuned_steps
     for name, value in network.networks[0].module.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+def test_where_nothing_can_be_shifted_no_steps_are_counted_for_it(network, corners, monkeypatch):
+    monkeypatch.setattr(Rows, "pictures", False)
+    cost = finetuning_cost(network, corners, steps=10, batch_size=4)
+    assert cost.tuned_steps == 5 * 200 + 800 + 3200 + 3200  # rates, lengths, and all rows
 
 
 def test_what_was_chosen_on_the_judged_rows_is_marked(comparison):
