@@ -236,6 +236,15 @@ def test_several_networks_stand_beside_each_other_first(folder):
     assert page.all("figure")[0]["id"] == overview.figure.name
 
 
+def test_methods_are_told_against_another_reference(folder):
+    (found,) = [
+        rows for rows in Parsed(write_report(folder, reference="finetune").read_text()).tables if "wins" in rows[0]
+    ]
+    gains = {row[0]: row[2] for row in found[1:]}
+    assert gains["head2toe"] == "-2.2"  # 71.8 and 74.0
+    assert "finetune" not in gains
+
+
 def test_what_was_not_measured_leaves_no_section(tmp_path):
     write(tmp_path, [one for one in results() if one.method == "oracle"])
     page = page_of(tmp_path)

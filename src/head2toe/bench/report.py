@@ -104,16 +104,18 @@ class Page:
         return tuple(figure for figure in (*networks, *drawn, *self.studies) if figure is not None)
 
 
-def write_report(folder: Path, out: Path | None = None, figures: Path | None = None) -> Path:
+def write_report(
+    folder: Path, out: Path | None = None, figures: Path | None = None, *, reference: str = "linear"
+) -> Path:
     """Write the report on `folder`, by default as its `report.html`, and every figure as `figures`/NAME.svg.
 
-    That folder lies beside the page unless given. Every file appears whole. Raises DataError where the folder holds no
-    results, MissingExtraError without jinja2 and matplotlib.
+    That folder lies beside the page unless given. Wins and losses are against `reference`. Every file appears
+    whole. Raises DataError where the folder holds no results, MissingExtraError without jinja2 and matplotlib.
     """
     target = out or folder / "report.html"
     if target.is_dir():
         raise DataError(f"report: --out {target} should be a file, it is a folder; give {target / 'report.html'}")
-    page = page_of(folder)
+    page = page_of(folder, reference=reference)
     text = render(page)
     for figure in page.figures:
         _write((figures or target.parent / "figures") / f"{figure.name}.svg", f"{XML}\n{figure.svg}")
@@ -121,13 +123,13 @@ def write_report(folder: Path, out: Path | None = None, figures: Path | None = N
     return target
 
 
-def page_of(folder: Path) -> Page:
-    """What `results.jsonl`, `predictions/`, `mistakes/` and `studies/` of a folder say."""
+def page_of(folder: Path, *, reference: str = "linear") -> Page:
+    """What `results.jsonl`, `predictions/`, `mistakes/` and `studies/` of a folder say, methods against `reference`."""
     results = latest(read_results(folder / "results.jsonl"))
     studied = {path.stem: latest(read_results(path)) for path in sorted((folder / "studies").glob("*.jsonl"))}
     if not results and not any(studied.values()):
         raise DataError(f"report: {folder} holds no results; `head2toe bench SUITE --out {folder}` writes them")
-    tables = tables_of(results, partial(read_right, folder))
+    tables = tables_of(results, partial(read_right, folder), reference=reference)
     return Page(
         tuple(_overviews(tables)),
         tuple(_chapter(folder, table, results) for table in tables),

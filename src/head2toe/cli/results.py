@@ -27,6 +27,7 @@ from head2toe.cli.app import (
 RootOption = Annotated[
     str, typer.Option("--root", help="Folder with one folder per task; of vtab also a data set, hf:OWNER/NAME.")
 ]
+ReferenceOption = Annotated[str, typer.Option(help="Method that wins and losses are counted against.")]
 
 
 @app.command(epilog="Example: head2toe bench packs --root tasks/ --methods linear,head2toe --out results")
@@ -47,7 +48,7 @@ def bench(
         list[int] | None, typer.Option(help="Number of steps that trained networks try; repeatable.")
     ] = None,
     groups: Annotated[Path | None, typer.Option(help='Groups of packs: {"natural": ["caltech101", ...]}.')] = None,
-    reference: Annotated[str, typer.Option(help="Method that wins and losses are counted against.")] = "linear",
+    reference: ReferenceOption = "linear",
     image_size: ImageSizeOption = None,
     store: StoreOption = None,
     device: DeviceOption = "cpu",
@@ -213,10 +214,13 @@ def report(
     figures: Annotated[
         Path | None, typer.Option(help="Folder of every figure as SVG; by default figures/ beside the page.")
     ] = None,
+    reference: ReferenceOption = "linear",
     as_json: JsonFlag = False,
 ) -> None:
     """Everything that was measured on one HTML page that needs nothing else: tables, figures, mistakes, costs."""
     from head2toe.bench.report import write_report
+    from head2toe.methods import check_method
 
-    page = write_report(folder, out, figures)
+    check_method(reference)
+    page = write_report(folder, out, figures, reference=reference)
     typer.echo(json.dumps({"report": str(page), "bytes": page.stat().st_size}) if as_json else str(page))
