@@ -65,18 +65,26 @@ def _cell_means(pixels, rows, columns, found):
 @numba.njit(cache=True, nogil=True, fastmath=_FAST)
 @no_type_check
 def _cell_moments(pixels, rows, columns, found):
-    """Sums are of differences from a cell's first place, so that a flat cell's deviation is exactly zero."""
+    """Sums are of differences from a cell's first place, so that a flat cell's deviation is exactly zero.
+
+    A row is summed by itself before it is added: one long sum of bfloat16 numbers, whose roundings go one way, would
+    be off by a thousandth of the deviation over a map of 224 x 224.
+    """
     n, _, _, channels = pixels.shape
     for i, row, column in np.ndindex(n, len(rows), len(columns)):
         first, total, squares = np.zeros((3, channels), np.float32)
         for c in range(channels):
             first[c] = _number(pixels[i, rows[row, 0], columns[column, 0], c])
         for y in range(rows[row, 0], rows[row, 1]):
+            line, line_squares = np.zeros((2, channels), np.float32)
             for x in range(columns[column, 0], columns[column, 1]):
                 for c in range(channels):
                     value = _number(pixels[i, y, x, c]) - first[c]
-                    total[c] += value
-                    squares[c] += value * value
+                    line[c] += value
+                    line_squares[c] += value * value
+            for c in range(channels):
+                total[c] += line[c]
+                squares[c] += line_squares[c]
         area = np.float32((rows[row, 1] - rows[row, 0]) * (columns[column, 1] - columns[column, 0]))
         for c in range(channels):
             mean = total[c] / area
